@@ -1,0 +1,1 @@
+//! The local MQTT broker: the door, sessions and routing over rumqttd's protocol module.

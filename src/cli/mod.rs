@@ -1,0 +1,1 @@
+//! Arguments to one call to an exit code; one file per subcommand.

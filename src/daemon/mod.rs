@@ -1,0 +1,1 @@
+//! Builds, wires, supervises, reloads and stops all rooms.

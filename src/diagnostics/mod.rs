@@ -1,0 +1,1 @@
+//! What the gateway can tell about itself and its children.

@@ -1,0 +1,1 @@
+//! CoAP children, as servers the gateway asks and as clients that push (RFC 7252).

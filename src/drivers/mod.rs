@@ -1,0 +1,4 @@
+//! One folder per field protocol: device to Reading, desired to device.
+
+pub mod coap;
+pub mod modbus;

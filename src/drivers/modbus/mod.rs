@@ -1,0 +1,1 @@
+//! Modbus children on serial lines and TCP endpoints.

@@ -1,0 +1,1 @@
+//! Bulk work over many children.

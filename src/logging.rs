@@ -1,0 +1,1 @@
+//! Structured logs for people and for journald.

@@ -1,0 +1,2 @@
+//! `headgate`: arguments in, exit code out.
+fn main() {}

@@ -1,0 +1,13 @@
+//! The nouns and their laws, as pure values: no I/O, no clock, no async. Everything else may import this room.
+
+pub mod command;
+pub mod device;
+pub mod event;
+pub mod ids;
+pub mod jobs;
+pub mod reading;
+pub mod record;
+pub mod shadow;
+pub mod time;
+pub mod topic;
+pub mod update;

@@ -1,0 +1,1 @@
+//! The device shadow as a pure value: merge, delta, versions.

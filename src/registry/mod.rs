@@ -1,0 +1,1 @@
+//! Which devices exist, where they stand in their life, and whether they are there.

@@ -1,0 +1,1 @@
+//! The init system: ready, reloading, stopping, watchdog.
