@@ -17,7 +17,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 0 | [`model`]: the nouns and their laws, pure values, no clock and no I/O |
-//! | 1 | [`config`]: text to checked values, or *all* problems; [`bus`]: every channel end; [`clock`]: the time of day |
+//! | 1 | [`config`]: text to checked values, or *all* problems; [`bus`]: every channel end; [`clock`]: the time of day; [`tasks`]: who may run |
 //! | 2 | [`store`]: the only room that speaks SQL; [`systemd`] and [`logging`]: the ears of the init system |
 //! | 3 | [`identity`]: who children are: tokens, passwords, certificates, the gateway's own authority |
 //! | 4 | [`broker`]: the local MQTT broker; [`drivers`]: one folder per field protocol; [`twins`]: the keeper of shadows; [`registry`]: lifecycle and presence; [`uplink`]: the road to the cloud; [`updates`]: firmware; [`jobs`], [`rules`], [`diagnostics`]; [`web`]: local API and page |
@@ -53,6 +53,7 @@ pub mod registry;
 pub mod rules;
 pub mod store;
 pub mod systemd;
+pub mod tasks;
 pub mod twins;
 pub mod updates;
 pub mod uplink;

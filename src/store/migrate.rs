@@ -2,10 +2,26 @@
 
 use rusqlite::Connection;
 
-use super::{StoreError, log, shadows};
+use super::{
+    StoreError, alarms, artifacts, audit, credentials, devices, history, jobs, log, retained, sessions, settings,
+    shadows,
+};
 
 /// Table owner and its steps, oldest first. Append steps, never edit one that has shipped.
-const ROOMS: &[(&str, &[&str])] = &[("log", log::MIGRATIONS), ("shadows", shadows::MIGRATIONS)];
+const ROOMS: &[(&str, &[&str])] = &[
+    ("alarms", alarms::MIGRATIONS),
+    ("artifacts", artifacts::MIGRATIONS),
+    ("audit", audit::MIGRATIONS),
+    ("credentials", credentials::MIGRATIONS),
+    ("devices", devices::MIGRATIONS),
+    ("history", history::MIGRATIONS),
+    ("jobs", jobs::MIGRATIONS),
+    ("log", log::MIGRATIONS),
+    ("retained", retained::MIGRATIONS),
+    ("sessions", sessions::MIGRATIONS),
+    ("settings", settings::MIGRATIONS),
+    ("shadows", shadows::MIGRATIONS),
+];
 
 /// Brings every table up to date. A kill half-way leaves whole steps only; a database from the future is refused.
 pub fn run(connection: &mut Connection) -> Result<(), StoreError> {

@@ -7,7 +7,17 @@
 mod migrate;
 mod writer;
 
+pub mod alarms;
+pub mod artifacts;
+pub mod audit;
+pub mod credentials;
+pub mod devices;
+pub mod history;
+pub mod jobs;
 pub mod log;
+pub mod retained;
+pub mod sessions;
+pub mod settings;
 pub mod shadows;
 
 use std::{

@@ -1,0 +1,1 @@
+//! `[broker]`: listeners and limits of the local broker.

@@ -1,0 +1,1 @@
+//! `[coap]` and CoAP children.

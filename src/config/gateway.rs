@@ -1,0 +1,1 @@
+//! `[gateway]`: who this gateway is and where it keeps its state.

@@ -1,0 +1,1 @@
+//! `[identity]`: certificates and credentials of children.

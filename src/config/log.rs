@@ -1,0 +1,1 @@
+//! `[log]`: how much is kept, how fast it is committed.

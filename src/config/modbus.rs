@@ -1,0 +1,1 @@
+//! Modbus buses, units and profiles.

@@ -1,0 +1,1 @@
+//! `[presence]`: when a child counts as late or offline.

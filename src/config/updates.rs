@@ -1,0 +1,1 @@
+//! `[updates]`: trusted keys, cache size, doors.

@@ -1,0 +1,1 @@
+//! `[uplink]`: the cloud's broker.

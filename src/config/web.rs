@@ -1,0 +1,1 @@
+//! `[web]`: the local page and API.

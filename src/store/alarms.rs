@@ -1,0 +1,3 @@
+//! Alarms, raised and cleared.
+
+pub const MIGRATIONS: &[&str] = &[];

@@ -1,0 +1,3 @@
+//! Firmware images and each child's update.
+
+pub const MIGRATIONS: &[&str] = &[];

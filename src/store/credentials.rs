@@ -1,0 +1,3 @@
+//! Tokens, passwords, certificates, enrolment codes.
+
+pub const MIGRATIONS: &[&str] = &[];

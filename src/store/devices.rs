@@ -1,0 +1,3 @@
+//! The registry's devices.
+
+pub const MIGRATIONS: &[&str] = &[];

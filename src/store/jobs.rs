@@ -1,0 +1,3 @@
+//! Bulk jobs and their executions.
+
+pub const MIGRATIONS: &[&str] = &[];

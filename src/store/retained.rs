@@ -1,0 +1,3 @@
+//! Retained messages of the local broker.
+
+pub const MIGRATIONS: &[&str] = &[];

@@ -1,0 +1,3 @@
+//! Persistent sessions of the local broker and what waits for them.
+
+pub const MIGRATIONS: &[&str] = &[];
