@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::model::{
     command::{Command, CommandResponse, Door, Refusal},
+    device::Protocol,
     event::Event,
     ids::DeviceId,
     jobs::{JobControl, JobOrder},
@@ -77,6 +78,48 @@ pub enum ToDriver {
 /// Held by the keeper and the web room, one per driver; the driver holds the other end.
 pub type ToDriverSender = mpsc::Sender<ToDriver>;
 pub type ToDriverReceiver = mpsc::Receiver<ToDriver>;
+
+// ---- signs of life ------------------------------------------------------------------------------------------------
+
+/// What was noticed about a device, for the registry, which makes presence, drift and the device list of it.
+#[derive(Debug, Clone)]
+pub enum Sign {
+    /// The device itself was heard: a packet of it was accepted, or a poll brought at least one good value. Not for a
+    /// reading that is stale throughout. Once a second per device is plenty.
+    Seen { device: DeviceId, at: Millis },
+    /// `FromDriver::Reachable`, passed on as it came.
+    Reachable { device: DeviceId, at: Millis, reachable: bool, reason: Option<String> },
+    /// A version the device named, in a heartbeat, its telemetry, its reported state or a completed update.
+    Firmware { device: DeviceId, at: Millis, version: Arc<str> },
+    /// Met on a wire and known to nobody: becomes a discovered device, which may do nothing until it is approved.
+    Found { device: DeviceId, at: Millis, protocol: Protocol, kind: Arc<str> },
+}
+
+/// Held by the keeper (for doors and drivers), `updates` and discovery; the registry holds the other end.
+pub type Signs = mpsc::Sender<Sign>;
+pub type SignsReceiver = mpsc::Receiver<Sign>;
+
+// ---- what came of it: keeper and updates to the jobs and rules rooms --------------------------------------------------
+
+/// The end of something that was ordered, for those who ordered it. Sent for every such end; whoever did not order it
+/// ignores it.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// From the keeper: a child or a driver answered a command.
+    Command { device: DeviceId, response: CommandResponse },
+    /// From the keeper: `config/ack`.
+    Config { device: DeviceId, version: u64, applied: bool, reason: Option<String> },
+    /// From `updates`: each step of an update, its final one above all.
+    Update { device: DeviceId, progress: UpdateProgress },
+    /// From the keeper (children) and `diagnostics` (the gateway): the last chunk of an answer.
+    Diagnostics { device: DeviceId, request_id: String, error: Option<String> },
+}
+
+/// Held by the keeper, `updates` and `diagnostics`; `jobs` holds the other end.
+pub type Outcomes = mpsc::Sender<Outcome>;
+
+/// Readings as they were stored, for `rules`. Held by the keeper, and only where a rule exists.
+pub type Readings = mpsc::Sender<Arc<crate::model::reading::Reading>>;
 
 // ---- the broker's doorstep ----------------------------------------------------------------------------------------
 

@@ -33,6 +33,22 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
+    /// Whether a person or a rule may move a device from here to `next`. Nothing leads out of `Decommissioned`: its
+    /// tombstone is removed as a whole, and the id then begins a new life.
+    pub fn may_become(self, next: Lifecycle) -> bool {
+        use Lifecycle::{Active, Decommissioned, Discovered, Maintenance, Pending, Quarantined, Suspended};
+        match (self, next) {
+            (Decommissioned, _) | (_, Discovered) => false,
+            (_, Decommissioned) => true,
+            (Discovered, Pending | Active | Quarantined) => true,
+            (Pending, Active | Quarantined) => true,
+            (Active | Maintenance | Suspended | Quarantined, Active | Maintenance | Suspended | Quarantined) => {
+                self != next
+            }
+            _ => false,
+        }
+    }
+
     pub fn may_talk(self) -> bool {
         matches!(self, Lifecycle::Active | Lifecycle::Maintenance)
     }
