@@ -1,0 +1,125 @@
+//! What a child says at the door and what it is told: the values of a login, not the judging of it.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{command::RefusalCode, device::Lifecycle, ids::DeviceId, time::Millis};
+
+/// A login as it arrived. `certificates` are those the TLS verifier accepted, leaf first; `None` or empty without one.
+#[derive(Clone, Copy)]
+pub struct Login<'a> {
+    pub client_id: &'a str,
+    pub username: Option<&'a str>,
+    pub password: Option<&'a [u8]>,
+    pub certificates: Option<&'a [CertificateDer<'static>]>,
+    pub address: Option<SocketAddr>,
+}
+
+impl fmt::Debug for Login<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("client_id", &self.client_id)
+            .field("username", &self.username)
+            .field("password", &self.password.map(|_| "***"))
+            .field("certificates", &self.certificates.map(<[_]>::len))
+            .field("address", &self.address)
+            .finish()
+    }
+}
+
+/// The public part of a credential: stands in lists, logs and audit rows.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CredentialId(pub Arc<str>);
+
+impl fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// How a child proves who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CredentialKind {
+    /// 256 random bits made here.
+    Token,
+    /// Chosen by a person.
+    Password,
+    /// X.509 over mutual TLS.
+    Certificate,
+}
+
+/// Who somebody turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    pub device: DeviceId,
+    pub groups: Vec<String>,
+    pub credential: CredentialId,
+    pub kind: CredentialKind,
+    /// When the credential runs out; the session must not outlive it.
+    pub expires: Option<Millis>,
+}
+
+/// Why a login was refused. `Display` is for the log; [`LoginRefused::outside`] is for whoever stands at the door and
+/// does not tell an unknown name from a wrong password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoginRefused {
+    /// Neither a certificate nor a password was given.
+    #[error("no credentials were given")]
+    NoCredentials,
+    /// Unknown name, wrong secret, revoked credential, or a certificate that is not this child's.
+    #[error("bad credentials")]
+    BadCredentials,
+    /// The credential is right, but has run out.
+    #[error("credential {credential} of {device} ran out")]
+    Expired { device: DeviceId, credential: CredentialId },
+    /// The credential is right, the device may not talk.
+    #[error("device {device} is {lifecycle:?}")]
+    NotActive { device: DeviceId, lifecycle: Lifecycle },
+    /// The credential is right, the client id belongs to somebody else.
+    #[error("client id {client_id:?} does not belong to {device}")]
+    ClientId { device: DeviceId, client_id: String },
+    /// Too many failures for this account or from this address.
+    #[error("locked for another {retry_after:?} after repeated failures")]
+    Locked { retry_after: Duration },
+    /// The store did not answer.
+    #[error("identity cannot be checked: {0}")]
+    Unavailable(String),
+}
+
+impl LoginRefused {
+    /// The message for the other side (an MQTT 5 reason string, an HTTP body).
+    pub fn outside(&self) -> String {
+        match self {
+            Self::NoCredentials => "give a user name and password or token, or a client certificate".into(),
+            Self::BadCredentials => "bad user name or password".into(),
+            Self::Expired { .. } => "the credential has run out; enrol again".into(),
+            Self::NotActive { lifecycle, .. } => format!("this device is {lifecycle:?}").to_lowercase(),
+            Self::ClientId { device, .. } => {
+                format!("the client id must be \"{device}\", or begin with \"{device}/\", or be empty")
+            }
+            Self::Locked { retry_after } => {
+                format!("too many failed logins; try again in {} s", retry_after.as_secs().max(1))
+            }
+            Self::Unavailable(_) => "the gateway cannot check this login now; try again".into(),
+        }
+    }
+
+    /// The house's code for it.
+    pub fn code(&self) -> RefusalCode {
+        match self {
+            Self::Locked { .. } => RefusalCode::Busy,
+            Self::Unavailable(_) => RefusalCode::StoreUnavailable,
+            _ => RefusalCode::NotAuthorized,
+        }
+    }
+}
