@@ -257,6 +257,54 @@ impl Orders {
 /// What a child said about its update; from the keeper (which logged it) to `updates`.
 pub type UpdateReports = mpsc::Sender<(DeviceId, UpdateProgress)>;
 
+/// What a door or the keeper asks of `updates`.
+#[derive(Debug)]
+pub enum UpdateAsk {
+    /// The child said which firmware it runs (telemetry, heartbeat or state): evidence that completes an update.
+    Running { device: DeviceId, version: String },
+    /// `devices/{d}/update/chunk/get`, payload as it came: `updates` answers on `devices/{d}/update/chunk`, the reply
+    /// says whether the request was understood.
+    Chunk { device: DeviceId, payload: Bytes, reply: Reply },
+    /// The open offer as on `devices/{d}/update/command`, for doors without subscriptions; `null` where there is none.
+    Offer { device: DeviceId, reply: Reply<Json> },
+    /// A piece of the offered image, as bytes; for CoAP block-wise transfer.
+    Piece { device: DeviceId, offset: u64, length: u32, reply: Reply<ImagePiece> },
+}
+
+/// Held by the keeper and the CoAP door; `updates` holds the other end.
+pub type UpdateAskSender = mpsc::Sender<UpdateAsk>;
+
+/// A piece of a verified image.
+#[derive(Debug, Clone)]
+pub struct ImagePiece {
+    /// Lower-case hex; names the image for as long as its pieces are fetched.
+    pub sha256: Arc<str>,
+    /// Bytes of the whole image.
+    pub total: u64,
+    pub bytes: Bytes,
+}
+
+/// What a child on a door without subscriptions (CoAP) fetches when it wakes; the keeper answers from the store.
+#[derive(Debug)]
+pub struct Fetch {
+    pub device: DeviceId,
+    pub what: FetchKind,
+    pub reply: Reply<Json>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchKind {
+    /// As on `devices/{d}/delta`; `{}` where reported agrees with desired.
+    Delta,
+    /// As on `devices/{d}/config/desired`; `null` where none was ever set.
+    Config,
+    /// An array of open commands, oldest first: `[{"name", "commandId", "params", "expiresAt"?}]`.
+    Commands,
+}
+
+/// Held by the CoAP door; the keeper holds the other end.
+pub type FetchSender = mpsc::Sender<Fetch>;
+
 // ---- for those who watch --------------------------------------------------------------------------------------------
 
 /// The lossy broadcast; cheap where nobody listens.
