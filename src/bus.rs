@@ -3,6 +3,8 @@
 //! Work goes over bounded channels: when one is full its sender waits, so polling slows and sockets push back. State
 //! goes over `watch`. [`Events`] is the one lossy channel, for those who watch.
 
+mod questions;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
@@ -20,6 +22,8 @@ use crate::model::{
     topic::ChildTopic,
     update::{UpdateOrder, UpdateProgress},
 };
+
+pub use questions::{ConfigReport, PATIENCE, Question, Questions};
 
 /// Entries a work channel holds before its sender waits.
 pub const WORK: usize = 1024;

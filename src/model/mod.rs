@@ -11,3 +11,4 @@ pub mod shadow;
 pub mod time;
 pub mod topic;
 pub mod update;
+pub mod view;

@@ -1,0 +1,351 @@
+//! What people and scripts are shown: the whole of a thing at one moment, as the page, the API and `headgate status`
+//! read it. Built by the rooms that know, carried by `bus::Questions`; nothing here is stored.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use super::{
+    command::Door,
+    device::{Device, Lifecycle, Presence},
+    event::LinkState,
+    ids::DeviceId,
+    reading::{Quality, Value},
+    record::Lane,
+    time::Millis,
+    update::UpdateProgress,
+};
+
+/// The gateway at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overview {
+    pub gateway: DeviceId,
+    pub version: String,
+    pub now: Millis,
+    pub started: Millis,
+    /// False until the time of day comes from somewhere better than a clock without a battery.
+    pub clock_trusted: bool,
+    pub link: LinkStatus,
+    pub log: LogStatus,
+    pub devices: DeviceCounts,
+    /// Children connected to the local broker.
+    pub connections: usize,
+    pub config: ConfigStatus,
+    /// Resident bytes of the daemon, where the system tells.
+    pub memory: Option<u64>,
+    /// What else deserves a look, for people: a certificate that ends, a disk that fills, a task that keeps failing.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Notice {
+    /// Stands out on the page.
+    pub urgent: bool,
+    pub text: String,
+}
+
+/// The road to the cloud.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkStatus {
+    #[serde(flatten)]
+    pub state: LinkState,
+    /// Since when it has been in this state.
+    pub since: Option<Millis>,
+    /// Host and port of the upstream broker; no user, no secret.
+    pub broker: Option<String>,
+    /// Publishes sent and not acknowledged yet.
+    pub in_flight: u64,
+    /// Records the cloud has acknowledged since the start of the daemon.
+    pub acknowledged: u64,
+    /// Bytes on the wire since the start of the daemon, both directions.
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub last_error: Option<String>,
+}
+
+/// The durable log, as far as the cloud has not acknowledged it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogStatus {
+    /// Records that wait for the cloud.
+    pub waiting: u64,
+    /// When the oldest of them was measured.
+    pub oldest: Option<Millis>,
+    /// Bytes on disk, write-ahead log and indexes included.
+    pub bytes: u64,
+    /// What `bytes` may reach before the oldest of the lowest lane are dropped and declared.
+    pub quota: u64,
+    /// Records per second into the log and acknowledged out of it, over the last half minute.
+    pub rate_in: f64,
+    pub rate_out: f64,
+    /// Seconds without a cloud until something must be dropped: "you can be offline for …".
+    pub full_in: Option<f64>,
+    /// Seconds until nothing older waits, at the present rates; absent where nothing waits or it does not shrink.
+    pub drained_in: Option<f64>,
+    pub lanes: Vec<LaneStatus>,
+    /// Records dropped before the cloud had them, by cause; each is declared in the loss ledger.
+    pub dropped: BTreeMap<String, u64>,
+    /// Bytes written to the device per day, and the years its card lasts at that rate.
+    pub written_per_day: Option<f64>,
+    pub card_years: Option<f64>,
+    /// Why nothing can be stored now (disk full, read-only, failing).
+    pub refusing: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneStatus {
+    pub lane: Lane,
+    pub waiting: u64,
+    pub oldest: Option<Millis>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceCounts {
+    pub total: usize,
+    pub online: usize,
+    pub late: usize,
+    pub offline: usize,
+    pub never_seen: usize,
+    /// Enrolled or discovered, waiting for somebody to approve them.
+    pub waiting: usize,
+}
+
+impl DeviceCounts {
+    pub fn count(&mut self, lifecycle: Lifecycle, presence: Presence) {
+        self.total += 1;
+        match presence {
+            Presence::Online => self.online += 1,
+            Presence::Late => self.late += 1,
+            Presence::Offline => self.offline += 1,
+            Presence::NeverSeen => self.never_seen += 1,
+        }
+        self.waiting += usize::from(matches!(lifecycle, Lifecycle::Discovered | Lifecycle::Pending));
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigStatus {
+    /// When the configuration that runs was loaded.
+    pub loaded: Option<Millis>,
+    /// Problems of a newer configuration that was refused; the old one runs on.
+    pub problems: usize,
+}
+
+/// One row of the list of devices.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceRow {
+    #[serde(flatten)]
+    pub device: Device,
+    /// The latest values; the whole, few hundred at most.
+    pub values: Vec<Live>,
+    /// Names in which desired and reported differ.
+    #[serde(default)]
+    pub open: Vec<String>,
+    #[serde(default)]
+    pub update: Option<UpdateProgress>,
+}
+
+/// The latest of one value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Live {
+    pub name: String,
+    pub value: Option<Value>,
+    #[serde(flatten)]
+    pub quality: Quality,
+    /// When it was measured.
+    pub ts: Millis,
+}
+
+/// One device, whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceView {
+    #[serde(flatten)]
+    pub row: DeviceRow,
+    /// What its profile says of its values; empty for devices that describe nothing.
+    #[serde(default)]
+    pub points: Vec<Point>,
+    /// Commands its profile offers, by name.
+    #[serde(default)]
+    pub commands: Vec<String>,
+    #[serde(default)]
+    pub connection: Option<Connection>,
+    #[serde(default)]
+    pub config: Option<ConfigView>,
+    #[serde(default)]
+    pub drift: Vec<Drift>,
+    /// Where it is reached, for people: `meter-bus (tcp 10.0.0.7:502), unit 3`.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Counters of its driver: requests, timeouts, exceptions by code, latency.
+    #[serde(default)]
+    pub counters: Option<Json>,
+}
+
+/// A value as a profile describes it: what is shown beside it and what may be written.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Point {
+    pub name: String,
+    pub title: Option<String>,
+    pub unit: Option<String>,
+    pub writable: bool,
+    pub min: Option<f64>,
+    pub max: Option<f64>,
+    /// The raw value of each choice and its title, where the value is one of a list.
+    #[serde(default)]
+    pub choices: Vec<Choice>,
+    pub register: Option<Register>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Choice {
+    pub value: Json,
+    pub title: String,
+}
+
+/// Where a value lies in a Modbus device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Register {
+    /// `holding`, `input`, `coil` or `discrete`.
+    pub table: String,
+    /// From 0, as on the wire.
+    pub address: u16,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub order: Option<String>,
+    pub scale: Option<f64>,
+    /// Milliseconds between polls.
+    pub interval: Option<u64>,
+}
+
+/// A child's connection to the local broker.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    pub device: String,
+    pub client_id: String,
+    pub connected: bool,
+    pub address: Option<String>,
+    /// `mqtt 3.1.1`, `mqtt 5`, with `tls` and `websocket` where they apply.
+    pub protocol: String,
+    /// Since when it is connected or away.
+    pub since: Option<Millis>,
+    pub messages_in: u64,
+    pub messages_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Messages per second from the child, over the last half minute.
+    pub rate_in: f64,
+    pub rate_out: f64,
+    /// Messages queued for it.
+    pub queued: u64,
+    pub dropped: BTreeMap<String, u64>,
+    pub last_error: Option<String>,
+}
+
+/// Which configuration a device should have and which it has.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigView {
+    pub desired_version: Option<i64>,
+    pub applied_version: Option<i64>,
+    pub status: Option<String>,
+    pub reason: Option<String>,
+    pub config: Option<Json>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drift {
+    /// `configuration`, `firmware`, `identity`, …
+    pub kind: String,
+    pub since: Millis,
+    pub text: String,
+}
+
+/// One change of a shadow, as its history keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    pub at: Millis,
+    pub door: Door,
+    /// The named shadow; absent for the classic one.
+    #[serde(default)]
+    pub shadow: Option<String>,
+    /// `desired`, `reported`, `command`, `config`, `update`, …
+    pub section: String,
+    /// What was changed, as the part of the document that was sent.
+    pub change: Json,
+    #[serde(default)]
+    pub version: Option<u64>,
+    /// What became of it, where it was refused or failed.
+    #[serde(default)]
+    pub refusal: Option<String>,
+}
+
+/// A stretch of one value's past, thinned to what a plot can show.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trend {
+    pub name: String,
+    pub from: Millis,
+    pub to: Millis,
+    /// `(time, least, mean, greatest)` of each bucket that holds values, oldest first.
+    pub points: Vec<(Millis, f64, f64, f64)>,
+}
+
+/// An update, of now or of the past.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateView {
+    pub device: DeviceId,
+    #[serde(flatten)]
+    pub progress: UpdateProgress,
+    /// Bytes of the image, and how many of them are here.
+    pub size: Option<u64>,
+    pub fetched: Option<u64>,
+    pub started: Option<Millis>,
+    pub changed: Option<Millis>,
+    #[serde(default)]
+    pub attempts: u32,
+}
+
+/// A command and what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandView {
+    pub name: String,
+    pub command_id: String,
+    pub door: Option<Door>,
+    pub at: Millis,
+    /// `waiting`, `sent`, `succeeded`, `failed`, `rejected` or `expired`.
+    pub status: String,
+    #[serde(default)]
+    pub params: Json,
+    #[serde(default)]
+    pub result: Option<Json>,
+}
+
+/// A line of the daemon's own log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLine {
+    pub at: Millis,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    pub target: String,
+    pub text: String,
+}
