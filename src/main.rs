@@ -1,2 +1,7 @@
 //! `headgate`: arguments in, exit code out.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    headgate::cli::main()
+}

@@ -1,1 +1,66 @@
 //! Arguments to one call to an exit code; one file per subcommand.
+
+mod check;
+mod run;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Exit codes as `sysexits.h` names them; units and scripts can tell them apart.
+pub mod exit {
+    /// Could not start: a port is taken, a folder cannot be written.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A task that the daemon cannot live without died.
+    pub const SOFTWARE: u8 = 70;
+    /// The configuration is wrong; `headgate check` says where.
+    pub const CONFIG: u8 = 78;
+}
+
+/// Edge gateway: field devices in, shadows and a durable log inside, a cloud above. A reading is on disk, or it was
+/// never acknowledged.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which configuration a command means.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigFolder {
+    /// Folder with headgate.toml, access.toml and devices.d/ [default: /etc/headgate where it exists, else built-in defaults]
+    #[arg(long = "config", short = 'c', value_name = "DIR", env = "HEADGATE_CONFIG")]
+    folder: Option<PathBuf>,
+}
+
+impl ConfigFolder {
+    /// The folder to read; `None` means the built-in defaults.
+    pub fn resolve(&self) -> Option<PathBuf> {
+        let installed = PathBuf::from("/etc/headgate");
+        self.folder.clone().or_else(|| installed.is_dir().then_some(installed))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Run(run::Arguments),
+    /// Check a configuration and show all its problems at once
+    Check(check::Arguments),
+    /// Print shell completions
+    Completions { shell: clap_complete::Shell },
+}
+
+/// The whole program: parses the arguments, runs one subcommand.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}

@@ -3,8 +3,10 @@
 pub mod access;
 pub mod broker;
 pub mod coap;
+pub mod device;
 pub mod gateway;
 pub mod identity;
+pub mod load;
 pub mod log;
 pub mod modbus;
 pub mod presence;
@@ -13,3 +15,74 @@ pub mod read;
 pub mod updates;
 pub mod uplink;
 pub mod web;
+
+use device::Common;
+use load::{Source, Sources};
+use problem::Problem;
+use read::{Document, Section};
+
+/// `config/headgate.toml`: every key with its default, for people; a test proves that it means the defaults.
+pub const DOCUMENTED: &str = include_str!("../../config/headgate.toml");
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Config {
+    pub gateway: gateway::Gateway,
+    pub identity: identity::Settings,
+    /// Children that speak MQTT.
+    pub mqtt: Vec<Common>,
+}
+
+impl Config {
+    /// What the files mean, or every problem in all of them.
+    pub fn check(sources: Sources) -> Result<Config, Vec<Problem>> {
+        let mut config = Config::default();
+        let mut problems = sources.problems;
+        if let Some(source) = &sources.main {
+            problems.extend(with_root(source, |root| config.read_main(root)));
+        }
+        for source in &sources.devices {
+            problems.extend(with_root(source, |root| config.read_devices(root)));
+        }
+        let ids = config.devices();
+        problems.extend(load::doubles(ids.iter().map(|device| (device.id.as_str(), "devices.d"))));
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    fn read_main(&mut self, root: &Section<'_>) {
+        if let Some(section) = root.section("gateway") {
+            self.gateway = gateway::Gateway::read(&section);
+        }
+        if let Some(section) = root.section("identity") {
+            self.identity = identity::Settings::read(&section);
+        }
+    }
+
+    /// A file of `devices.d`: a bus with its units, or devices that stand alone.
+    fn read_devices(&mut self, root: &Section<'_>) {
+        for section in root.sections("device") {
+            #[derive(Clone)]
+            enum Wire {
+                Mqtt,
+            }
+            if !section.has("protocol") {
+                section.problem("protocol", "is missing", "say \"mqtt\" or \"coap\", or put a [bus] above for Modbus units");
+            }
+            match section.choice("protocol", &[("mqtt", Wire::Mqtt)]) {
+                Some(Wire::Mqtt) => self.mqtt.extend(Common::read(&section)),
+                None => {}
+            }
+        }
+    }
+
+    /// The common part of every device, whatever its wire.
+    pub fn devices(&self) -> Vec<&Common> {
+        self.mqtt.iter().collect()
+    }
+}
+
+fn with_root(source: &Source, read: impl FnOnce(&Section<'_>)) -> Vec<Problem> {
+    let document = Document::parse(&source.name, &source.text);
+    read(&document.root());
+    document.into_problems()
+}

@@ -1,1 +1,3 @@
 //! Builds, wires, supervises, reloads and stops all rooms.
+
+pub mod supervise;

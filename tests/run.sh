@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Passes all tests: format, lints, unit and integration tests against real peers. Installs what is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. packaging/needs.sh
+needs_build
+needs mosquitto mosquitto-clients libcoap3-bin libmodbus-dev mbpoll socat openssl python3
+
+# Debug information would double the size of every test program.
+export CARGO_PROFILE_DEV_DEBUG=0
+echo "== format"
+cargo fmt --check
+echo "== lints"
+cargo clippy --locked --all-targets -- -D warnings
+echo "== tests"
+cargo test --locked "$@"
+echo "== without libsystemd"
+cargo check --locked --no-default-features
