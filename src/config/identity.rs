@@ -47,37 +47,37 @@ impl IdentityConfig {
         let d = Self::default();
         let config = Self {
             names: section.texts("names"),
-            certificate_lifetime: section.duration("certificate-lifetime").unwrap_or(d.certificate_lifetime),
-            renewal_window: section.duration("renewal-window").unwrap_or(d.renewal_window),
-            enrolment_code_lifetime: section.duration("enrolment-code-lifetime").unwrap_or(d.enrolment_code_lifetime),
-            any_client_id: section.choice("client-id", &[("own", false), ("any", true)]).unwrap_or(d.any_client_id),
-            server_certificate: section.text("server-certificate").map(PathBuf::from),
-            server_key: section.text("server-key").map(PathBuf::from),
-            client_authorities: section.text("client-authorities").map(PathBuf::from),
+            certificate_lifetime: section.duration("certificate_lifetime").unwrap_or(d.certificate_lifetime),
+            renewal_window: section.duration("renewal_window").unwrap_or(d.renewal_window),
+            enrolment_code_lifetime: section.duration("enrolment_code_lifetime").unwrap_or(d.enrolment_code_lifetime),
+            any_client_id: section.choice("client_id", &[("own", false), ("any", true)]).unwrap_or(d.any_client_id),
+            server_certificate: section.text("server_certificate").map(PathBuf::from),
+            server_key: section.text("server_key").map(PathBuf::from),
+            client_authorities: section.text("client_authorities").map(PathBuf::from),
         };
         if config.certificate_lifetime < DAY || config.certificate_lifetime > 825 * DAY {
-            section.problem("certificate-lifetime", "is out of range", "give it one day to 825 days, such as \"90d\"");
+            section.problem("certificate_lifetime", "is out of range", "give it one day to 825 days, such as \"90d\"");
         }
         if config.renewal_window >= config.certificate_lifetime {
             section.problem(
-                "renewal-window",
-                "is not shorter than certificate-lifetime",
+                "renewal_window",
+                "is not shorter than certificate_lifetime",
                 "a third of the lifetime is usual: \"30d\" for \"90d\"",
             );
         }
         if config.enrolment_code_lifetime > 7 * DAY || config.enrolment_code_lifetime.is_zero() {
             section.problem(
-                "enrolment-code-lifetime",
+                "enrolment_code_lifetime",
                 "is out of range",
                 "give it at most seven days, such as \"24h\"",
             );
         }
         match (&config.server_certificate, &config.server_key) {
             (Some(_), None) => {
-                section.problem("server-key", "is missing", "name the private key that belongs to server-certificate")
+                section.problem("server_key", "is missing", "name the private key that belongs to server_certificate")
             }
             (None, Some(_)) => {
-                section.problem("server-certificate", "is missing", "name the certificate that belongs to server-key")
+                section.problem("server_certificate", "is missing", "name the certificate that belongs to server_key")
             }
             _ => {}
         }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_certificate_without_its_key_is_a_problem() {
-        let (_, problems) = read("server-certificate = \"a.pem\"\ncertificate-lifetime = \"2d\"\nclient-id = \"an\"\n");
+        let (_, problems) = read("server_certificate = \"a.pem\"\ncertificate_lifetime = \"2d\"\nclient_id = \"an\"\n");
         assert_eq!(problems.len(), 3, "{problems:#?}");
     }
 }

@@ -29,7 +29,11 @@ impl Sources {
     pub fn gather(folder: &Path) -> Sources {
         let mut sources = Sources::default();
         if !folder.is_dir() {
-            sources.problems.push(unreadable(folder, "is not a folder that can be read", "name an existing folder with --config"));
+            sources.problems.push(unreadable(
+                folder,
+                "is not a folder that can be read",
+                "name an existing folder with --config",
+            ));
             return sources;
         }
         sources.main = sources.file(&folder.join("headgate.toml"));
@@ -50,7 +54,11 @@ impl Sources {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                sources.problems.push(unreadable(&devices, &error.to_string(), "make the folder readable for this user"));
+                sources.problems.push(unreadable(
+                    &devices,
+                    &error.to_string(),
+                    "make the folder readable for this user",
+                ));
             }
         }
         sources
@@ -61,7 +69,11 @@ impl Sources {
             Ok(text) => Some(Source { name: path.display().to_string(), text }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                self.problems.push(unreadable(path, &error.to_string(), "make it a UTF-8 text file readable for this user"));
+                self.problems.push(unreadable(
+                    path,
+                    &error.to_string(),
+                    "make it a UTF-8 text file readable for this user",
+                ));
                 None
             }
         }

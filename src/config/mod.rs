@@ -28,7 +28,7 @@ pub const DOCUMENTED: &str = include_str!("../../config/headgate.toml");
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
     pub gateway: gateway::Gateway,
-    pub identity: identity::Settings,
+    pub identity: identity::IdentityConfig,
     /// Children that speak MQTT.
     pub mqtt: Vec<Common>,
 }
@@ -54,7 +54,7 @@ impl Config {
             self.gateway = gateway::Gateway::read(&section);
         }
         if let Some(section) = root.section("identity") {
-            self.identity = identity::Settings::read(&section);
+            self.identity = identity::IdentityConfig::read(&section);
         }
     }
 
@@ -66,7 +66,11 @@ impl Config {
                 Mqtt,
             }
             if !section.has("protocol") {
-                section.problem("protocol", "is missing", "say \"mqtt\" or \"coap\", or put a [bus] above for Modbus units");
+                section.problem(
+                    "protocol",
+                    "is missing",
+                    "say \"mqtt\" or \"coap\", or put a [bus] above for Modbus units",
+                );
             }
             match section.choice("protocol", &[("mqtt", Wire::Mqtt)]) {
                 Some(Wire::Mqtt) => self.mqtt.extend(Common::read(&section)),

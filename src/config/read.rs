@@ -233,6 +233,7 @@ impl<'d> Section<'d> {
     }
 
     fn get(&self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
+        debug_assert!(!key.contains('-'), "keys of this project are snake_case: {key}");
         self.asked.borrow_mut().insert(key);
         self.table.get(key)
     }

@@ -67,8 +67,12 @@ impl Supervisor {
 
     /// Runs `make()` again and again until `group` stops. An error or panic is followed by a pause with jitter; a
     /// plain return means the work is done.
-    pub fn restartable<F, E>(&self, group: &Tasks, name: impl Into<String>, make: impl Fn() -> F + Send + Sync + 'static)
-    where
+    pub fn restartable<F, E>(
+        &self,
+        group: &Tasks,
+        name: impl Into<String>,
+        make: impl Fn() -> F + Send + Sync + 'static,
+    ) where
         F: Future<Output = Result<(), E>> + Send,
         E: std::fmt::Display,
     {
