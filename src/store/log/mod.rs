@@ -1,0 +1,214 @@
+//! The append-only log: records in blocks, one sequence per lane, a cursor per consumer.
+
+mod block;
+mod tail;
+
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::watch;
+
+pub use tail::{Mark, Tail, Written};
+
+use super::{Store, StoreError, Writer};
+use crate::model::record::{Lane, NewRecord, Record};
+
+pub const MIGRATIONS: &[&str] = &["
+    CREATE TABLE log_urgent (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE log_state (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE log_telemetry (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE log_logs (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE log_streams (device TEXT NOT NULL, lane INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (device, lane)) WITHOUT ROWID;
+    CREATE TABLE log_lanes (lane INTEGER PRIMARY KEY, upto INTEGER NOT NULL);
+    CREATE TABLE log_cursors (consumer TEXT NOT NULL, lane INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (consumer, lane)) WITHOUT ROWID;
+    CREATE TABLE log_gaps (device TEXT NOT NULL, lane INTEGER NOT NULL, cause TEXT NOT NULL, from_seq INTEGER NOT NULL, to_seq INTEGER NOT NULL, from_ts INTEGER NOT NULL, to_ts INTEGER NOT NULL, count INTEGER, PRIMARY KEY (device, lane, cause)) WITHOUT ROWID;
+    CREATE TABLE log_boots (boot INTEGER PRIMARY KEY, repair INTEGER);
+"];
+
+/// The statements of one lane. Lanes have tables of their own, so that each grows only at its end.
+struct LaneSql {
+    /// Blocks that begin after a position.
+    from: &'static str,
+    put: &'static str,
+    /// The beginning of the block that holds a position.
+    holding: &'static str,
+}
+
+macro_rules! lane_sql {
+    ($table:literal) => {
+        LaneSql {
+            from: concat!("SELECT first, count, boot, data FROM ", $table, " WHERE first > ?1 ORDER BY first"),
+            put: concat!("INSERT OR REPLACE INTO ", $table, " VALUES (?1, ?2, ?3, ?4, ?5, ?6)"),
+            holding: concat!("SELECT MAX(first) FROM ", $table, " WHERE first <= ?1"),
+        }
+    };
+}
+
+static SQL: [LaneSql; 4] =
+    [lane_sql!("log_urgent"), lane_sql!("log_state"), lane_sql!("log_telemetry"), lane_sql!("log_logs")];
+
+/// Newest committed position per lane.
+pub type Watch = watch::Receiver<[u64; 4]>;
+
+impl Writer {
+    /// Appends a record to the group that is being committed; returns its sequence number.
+    pub(super) fn append(&mut self, record: NewRecord) -> Result<u64, StoreError> {
+        Ok(self.log.append(record))
+    }
+}
+
+impl Store {
+    /// Appends records; resolves after the commit with their sequence numbers.
+    pub async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<u64>, StoreError> {
+        self.write(move |writer| records.into_iter().map(|record| writer.append(record)).collect()).await
+    }
+
+    /// Records of `lane` after `position`, oldest first, until `records` or `bytes` (of bodies) are reached; at least
+    /// one where there is one.
+    pub async fn read_after(
+        &self,
+        lane: Lane,
+        position: u64,
+        records: usize,
+        bytes: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        self.read(move |connection| read_after(connection, lane, position, records, bytes)).await
+    }
+
+    /// Where `consumer` stands in `lane`: the last position it has acknowledged.
+    pub async fn cursor(&self, consumer: &str, lane: Lane) -> Result<u64, StoreError> {
+        let consumer = consumer.to_owned();
+        self.read(move |connection| {
+            let sql = "SELECT position FROM log_cursors WHERE consumer = ?1 AND lane = ?2";
+            let found = connection.prepare_cached(sql)?.query_row((consumer, lane as u8), |row| row.get(0));
+            Ok(found.optional()?.unwrap_or(0))
+        })
+        .await
+    }
+
+    /// Moves a cursor forward; never back.
+    pub async fn move_cursor(&self, consumer: &str, lane: Lane, position: u64) -> Result<(), StoreError> {
+        let consumer = consumer.to_owned();
+        self.write(move |writer| {
+            let sql = "INSERT INTO log_cursors VALUES (?1, ?2, ?3) ON CONFLICT (consumer, lane)
+                       DO UPDATE SET position = excluded.position WHERE excluded.position > position";
+            writer.connection.prepare_cached(sql)?.execute((consumer, lane as u8, position))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Wakes when something was committed.
+    pub fn appended(&self) -> Watch {
+        self.log.clone()
+    }
+}
+
+fn read_after(
+    connection: &Connection,
+    lane: Lane,
+    position: u64,
+    most: usize,
+    bytes: usize,
+) -> Result<Vec<Record>, StoreError> {
+    let sql = &SQL[lane as usize];
+    let holding: Option<u64> = connection.prepare_cached(sql.holding)?.query_row([position + 1], |row| row.get(0))?;
+    let mut found: Vec<Record> = Vec::new();
+    let mut size = 0;
+    let mut boots = connection.prepare_cached("SELECT repair FROM log_boots WHERE boot = ?1")?;
+    let mut statement = connection.prepare_cached(sql.from)?;
+    let mut rows = statement.query([holding.unwrap_or(position + 1).saturating_sub(1)])?;
+    while let Some(row) = rows.next()? {
+        let first: u64 = row.get(0)?;
+        let repair: Option<Option<i64>> = boots.query_row([row.get::<_, i64>(2)?], |row| row.get(0)).optional()?;
+        let data = row.get_ref(3)?.as_blob().unwrap_or_default();
+        for record in tail::read_block(first, data, repair.flatten()).unwrap_or_default() {
+            if record.position <= position {
+                continue;
+            }
+            size += record.record.body.len();
+            if !found.is_empty() && (found.len() >= most || size > bytes) {
+                return Ok(found);
+            }
+            found.push(record);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ids::DeviceId, record::Kind, time::Millis};
+
+    fn reading(device: &str, n: i64) -> NewRecord {
+        NewRecord {
+            device: DeviceId::new(device).expect("id"),
+            kind: Kind::Telemetry,
+            name: None,
+            ts: Millis(1_760_000_000_000 + n),
+            body: format!("{{\"values\":{{\"n\":{n}}}}}").into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn seq_has_no_holes_over_restarts_and_lanes_are_apart() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut expected = 0;
+        for _ in 0..3 {
+            let (store, thread) = Store::open(folder.path()).expect("open");
+            for n in 0..20 {
+                let event = NewRecord { kind: Kind::Event, ..reading("a", n) };
+                let seqs = store.append(vec![reading("a", n), event, reading("b", n)]).await.expect("stored");
+                expected += 1;
+                assert_eq!(seqs, [expected; 3]);
+            }
+            store.stop().await;
+            thread.join();
+        }
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        let all = store.read_after(Lane::Telemetry, 0, 1000, 1 << 20).await.expect("read");
+        assert_eq!(all.len(), 120);
+        assert!(all.iter().enumerate().all(|(index, record)| record.position == index as u64 + 1));
+        let after = store.read_after(Lane::Telemetry, 77, 5, 1 << 20).await.expect("read");
+        assert_eq!(after, all[77..82]);
+        assert_eq!(store.read_after(Lane::Urgent, 59, 5, 1).await.expect("read").len(), 1);
+        assert_eq!(*store.appended().borrow(), [60, 0, 120, 0]);
+    }
+
+    #[tokio::test]
+    async fn numbers_are_right_after_a_snapshot_too() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, thread) = Store::open(folder.path()).expect("open");
+        for round in 0..9 {
+            let batch = (0..2500).map(|n| reading(if n % 2 == 0 { "a" } else { "b" }, round * 2500 + n)).collect();
+            store.append(batch).await.expect("stored");
+        }
+        store.stop().await;
+        thread.join();
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        assert_eq!(store.append(vec![reading("a", 0)]).await.expect("stored"), [11_251]);
+        let last = store.read_after(Lane::Telemetry, 22_499, 10, 1 << 20).await.expect("read");
+        assert_eq!((last.len(), last[1].position, last[1].seq), (2, 22_501, 11_251));
+    }
+
+    #[tokio::test]
+    async fn a_cursor_moves_forward_only() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        store.move_cursor("cloud", Lane::Telemetry, 7).await.expect("move");
+        store.move_cursor("cloud", Lane::Telemetry, 5).await.expect("move");
+        assert_eq!(store.cursor("cloud", Lane::Telemetry).await.expect("read"), 7);
+        assert_eq!(store.cursor("cloud", Lane::Urgent).await.expect("read"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_fails_gives_its_numbers_back() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        let failed = store.write(|writer| {
+            writer.append(reading("a", 1))?;
+            Err::<(), _>(StoreError::Damaged("on purpose".into()))
+        });
+        assert!(failed.await.is_err());
+        assert_eq!(store.append(vec![reading("a", 2)]).await.expect("stored"), [1]);
+    }
+}

@@ -1,0 +1,297 @@
+//! The end of the log, held in memory by the writer: next position per lane, next `seq` per device and lane, and the
+//! records of the group that is being committed.
+
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use super::{
+    SQL, Watch,
+    block::{Packer, Press, unpack},
+};
+use crate::{
+    clock,
+    model::{
+        ids::DeviceId,
+        record::{Lane, NewRecord},
+    },
+    store::StoreError,
+};
+
+/// A block that is stored in no more than this stays in one page of the database and is filled up by later commits:
+/// the page is written anyway, and fuller blocks compress better.
+const ONE_PAGE: usize = 3900;
+/// A block that would be filled up is first unpacked at most this large.
+const FILL: usize = 16 << 10;
+/// A block is closed at this size before compression, so that a reader unpacks little for what it wants.
+const MOST_RAW: usize = 64 << 10;
+const MOST_RECORDS: u64 = 4096;
+/// After so many records the numbers of all streams are written down: what a start must unpack.
+const SNAPSHOT: u64 = 20_000;
+
+/// The last block of a lane, when more fits into it.
+struct Open {
+    first: u64,
+    packer: Packer,
+}
+
+/// What is known of one lane.
+#[derive(Default)]
+pub(super) struct LaneEnd {
+    /// Position of the next record.
+    pub next: u64,
+    /// Streams are written down up to here.
+    pub snapshot: u64,
+    open: Option<Open>,
+}
+
+struct Pending {
+    lane: Lane,
+    seq: u64,
+    untrusted: bool,
+    record: NewRecord,
+}
+
+/// What was written since the start, for the flash account.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    pub records: u64,
+    /// Bytes of blocks, rewritten ones counted again.
+    pub block_bytes: u64,
+    /// Bytes of the bodies as they came.
+    pub body_bytes: u64,
+}
+
+/// The end of the log, in memory.
+pub struct Tail {
+    pub(super) lanes: [LaneEnd; 4],
+    pub(super) streams: HashMap<DeviceId, [u64; 4]>,
+    dirty: HashSet<DeviceId>,
+    pending: Vec<Pending>,
+    press: Press,
+    tell: watch::Sender<[u64; 4]>,
+    pub(super) boot: i64,
+    boot_saved: bool,
+    pub(super) base: u64,
+    pub(super) written: Written,
+}
+
+/// A point to come back to, inside one group.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark(usize);
+
+impl Tail {
+    pub fn load(connection: &Connection) -> Result<(Tail, Watch), StoreError> {
+        let press = Press::new().map_err(|e| StoreError::Unavailable(format!("zstd: {e}")))?;
+        let mut tail = Tail {
+            lanes: Default::default(),
+            streams: HashMap::new(),
+            dirty: HashSet::new(),
+            pending: Vec::new(),
+            press,
+            tell: watch::channel([0; 4]).0,
+            boot: 0,
+            boot_saved: false,
+            base: 0,
+            written: Written::default(),
+        };
+        tail.reload(connection)?;
+        let boot: i64 = connection.query_row("SELECT COALESCE(MAX(boot), 0) FROM log_boots", [], |row| row.get(0))?;
+        tail.boot = boot + 1;
+        let watch = tail.tell.subscribe();
+        Ok((tail, watch))
+    }
+
+    /// Reads the numbers from disk again: snapshot, then the blocks after it.
+    pub fn reload(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        self.pending.clear();
+        self.streams.clear();
+        self.dirty.clear();
+        self.lanes = Default::default();
+        let base = connection
+            .query_row("SELECT value FROM settings WHERE name = 'log.seq-base'", [], |row| row.get::<_, Vec<u8>>(0));
+        self.base = base.ok().and_then(|text| String::from_utf8(text).ok()?.parse().ok()).unwrap_or(0);
+        let mut statement = connection.prepare_cached("SELECT device, lane, seq FROM log_streams")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (device, lane, seq): (String, usize, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (Ok(device), true) = (DeviceId::new(&device), lane < 4) else { continue };
+            self.streams.entry(device).or_insert([self.base; 4])[lane] = seq;
+        }
+        for lane in Lane::ALL {
+            self.reload_lane(connection, lane)?;
+        }
+        self.told();
+        Ok(())
+    }
+
+    fn reload_lane(&mut self, connection: &Connection, lane: Lane) -> Result<(), StoreError> {
+        let index = lane as usize;
+        let number = |sql: &str| -> Result<u64, StoreError> {
+            Ok(connection.prepare_cached(sql)?.query_row([index], |row| row.get(0))?)
+        };
+        let snapshot = number("SELECT COALESCE(MAX(upto), 0) FROM log_lanes WHERE lane = ?1")?;
+        let cursor = number("SELECT COALESCE(MAX(position), 0) FROM log_cursors WHERE lane = ?1")?;
+        let mut last = snapshot.max(cursor);
+        let mut statement = connection.prepare_cached(SQL[index].from)?;
+        let mut rows = statement.query([snapshot])?;
+        while let Some(row) = rows.next()? {
+            let (first, count): (u64, u64) = (row.get(0)?, row.get(1)?);
+            last = last.max(first + count - 1);
+            let Some(records) = read_block(first, row.get_ref(3)?.as_blob().unwrap_or_default(), None) else {
+                continue;
+            };
+            for record in records {
+                let seqs = self.streams.entry(record.record.device.clone()).or_insert([self.base; 4]);
+                if record.seq > seqs[index] {
+                    seqs[index] = record.seq;
+                    self.dirty.insert(record.record.device);
+                }
+            }
+        }
+        self.lanes[index] = LaneEnd { next: last + 1, snapshot, open: None };
+        Ok(())
+    }
+
+    /// Takes a record into the current group; returns its `seq`.
+    pub(super) fn append(&mut self, record: NewRecord) -> u64 {
+        let lane = record.kind.lane();
+        let seqs = match self.streams.get_mut(&record.device) {
+            Some(seqs) => seqs,
+            None => self.streams.entry(record.device.clone()).or_insert([self.base; 4]),
+        };
+        seqs[lane as usize] += 1;
+        let seq = seqs[lane as usize];
+        let untrusted = !clock::trusted();
+        self.pending.push(Pending { lane, seq, untrusted, record });
+        seq
+    }
+
+    pub fn mark(&self) -> Mark {
+        Mark(self.pending.len())
+    }
+
+    /// Forgets what was appended after `mark`; its numbers are given again.
+    pub fn back_to(&mut self, mark: Mark) {
+        for pending in self.pending.drain(mark.0.min(self.pending.len())..) {
+            if let Some(seqs) = self.streams.get_mut(&pending.record.device) {
+                seqs[pending.lane as usize] = seqs[pending.lane as usize].min(pending.seq - 1);
+            }
+        }
+    }
+
+    /// Records of the current group.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Writes the group's records as blocks, inside the current transaction.
+    pub fn flush(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        if !self.boot_saved {
+            connection.prepare_cached("INSERT OR IGNORE INTO log_boots (boot) VALUES (?1)")?.execute([self.boot])?;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        for lane in Lane::ALL {
+            self.flush_lane(connection, lane, pending.iter().filter(|p| p.lane == lane))?;
+        }
+        for one in &pending {
+            if !self.dirty.contains(&one.record.device) {
+                self.dirty.insert(one.record.device.clone());
+            }
+            self.written.body_bytes += one.record.body.len() as u64;
+        }
+        self.written.records += pending.len() as u64;
+        if self.lanes.iter().map(|lane| lane.next - 1 - lane.snapshot).sum::<u64>() >= SNAPSHOT {
+            self.snapshot(connection)?;
+        }
+        Ok(())
+    }
+
+    fn flush_lane<'p>(
+        &mut self,
+        connection: &Connection,
+        lane: Lane,
+        records: impl Iterator<Item = &'p Pending>,
+    ) -> Result<(), StoreError> {
+        let mut records = records.peekable();
+        if records.peek().is_none() {
+            return Ok(());
+        }
+        let end = &mut self.lanes[lane as usize];
+        let mut open = end.open.take().unwrap_or_else(|| Open { first: end.next, packer: Packer::default() });
+        for pending in records {
+            let full = open.packer.raw_len() >= MOST_RAW || open.packer.count >= MOST_RECORDS;
+            if full {
+                write_block(connection, lane, &open, self.boot, &mut self.press, &mut self.written)?;
+                open = Open { first: end.next, packer: Packer::default() };
+            }
+            open.packer.add(pending.seq, pending.untrusted, &pending.record);
+            end.next += 1;
+        }
+        let size = write_block(connection, lane, &open, self.boot, &mut self.press, &mut self.written)?;
+        // A little less than a page: what comes next has to fit in as well.
+        if size < ONE_PAGE - 200 && open.packer.raw_len() < FILL {
+            end.open = Some(open);
+        }
+        Ok(())
+    }
+
+    /// Writes down the numbers of all streams that changed.
+    pub(super) fn snapshot(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO log_streams VALUES (?1, ?2, ?3)")?;
+        for device in self.dirty.drain() {
+            let seqs = self.streams.get(&device).copied().unwrap_or_default();
+            for (lane, seq) in seqs.iter().enumerate().filter(|(_, seq)| **seq > 0) {
+                statement.execute((device.as_str(), lane, seq))?;
+            }
+        }
+        for (lane, end) in self.lanes.iter_mut().enumerate() {
+            end.snapshot = end.next - 1;
+            let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO log_lanes VALUES (?1, ?2)")?;
+            statement.execute((lane, end.snapshot))?;
+        }
+        Ok(())
+    }
+
+    /// The group is on disk: tells those who wait for it.
+    pub fn committed(&mut self) {
+        self.boot_saved = true;
+        self.told();
+    }
+
+    fn told(&self) {
+        let newest = std::array::from_fn(|lane| self.lanes[lane].next.saturating_sub(1));
+        self.tell.send_if_modified(|told| std::mem::replace(told, newest) != newest);
+    }
+}
+
+fn write_block(
+    connection: &Connection,
+    lane: Lane,
+    open: &Open,
+    boot: i64,
+    press: &mut Press,
+    written: &mut Written,
+) -> Result<usize, StoreError> {
+    let data = open.packer.pack(press).map_err(|e| StoreError::Unavailable(format!("zstd: {e}")))?;
+    let packer = &open.packer;
+    let mut statement = connection.prepare_cached(SQL[lane as usize].put)?;
+    statement.execute((open.first, packer.count, packer.first_ts, packer.newest_ts, boot, &data))?;
+    written.block_bytes += data.len() as u64;
+    Ok(data.len())
+}
+
+/// Unpacks a block; a damaged one is logged and left out (its loss shows as a hole in `seq`).
+pub(super) fn read_block(first: u64, data: &[u8], repair: Option<i64>) -> Option<Vec<crate::model::record::Record>> {
+    match unpack(data, first, repair) {
+        Ok(records) => Some(records),
+        Err(error) => {
+            tracing::error!(%error, first, bytes = data.len(), "a block of the log cannot be read");
+            None
+        }
+    }
+}
