@@ -123,7 +123,7 @@ pub enum Outcome {
 pub type Outcomes = mpsc::Sender<Outcome>;
 
 /// Readings as they were stored, for `rules`. Held by the keeper, and only where a rule exists.
-pub type Readings = mpsc::Sender<Arc<crate::model::reading::Reading>>;
+pub type Readings = mpsc::Sender<Arc<Reading>>;
 
 // ---- the broker's doorstep ----------------------------------------------------------------------------------------
 

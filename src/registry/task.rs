@@ -1,0 +1,251 @@
+//! The task that owns the book: folds in what is heard, answers the handle, writes what changed.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Request,
+    book::{Batch, Book},
+    entry::{Entry, Now},
+};
+use crate::{
+    bus::{ChildEvent, Events, Sign, SignsReceiver},
+    clock,
+    model::{
+        command::{Door, Refusal, RefusalCode},
+        device::{Device, Lifecycle, Protocol},
+        ids::DeviceId,
+    },
+    store::{Store, StoreError},
+};
+
+/// The time a device was last seen is written this often at most: flash wears.
+const WRITE_SEEN: Duration = Duration::from_secs(60);
+/// Signs folded in before the changes they made are written together.
+const BATCH: usize = 256;
+
+pub(super) struct Task {
+    book: Book,
+    store: Store,
+    events: Events,
+    ids: watch::Sender<Vec<DeviceId>>,
+    barred: watch::Sender<Arc<HashSet<DeviceId>>>,
+    began: Instant,
+    seen_written: Instant,
+}
+
+impl Task {
+    pub(super) fn new(
+        book: Book,
+        store: Store,
+        events: Events,
+        ids: watch::Sender<Vec<DeviceId>>,
+        barred: watch::Sender<Arc<HashSet<DeviceId>>>,
+    ) -> Self {
+        let mut task = Self { book, store, events, ids, barred, began: Instant::now(), seen_written: Instant::now() };
+        task.reshape();
+        task
+    }
+
+    pub(super) async fn run(
+        &mut self,
+        stop: CancellationToken,
+        mut inbox: mpsc::Receiver<Request>,
+        mut children: mpsc::Receiver<ChildEvent>,
+        mut signs: SignsReceiver,
+    ) {
+        let (mut some_children, mut some_signs) = (Vec::new(), Vec::new());
+        let mut beat = self.beat();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                request = inbox.recv() => match request {
+                    Some(request) => self.answer(request).await,
+                    None => return,
+                },
+                n = children.recv_many(&mut some_children, BATCH), if !children.is_closed() || !children.is_empty() => {
+                    tracing::trace!(n, "door events");
+                    some_children.drain(..).for_each(|event| self.child(event));
+                }
+                n = signs.recv_many(&mut some_signs, BATCH), if !signs.is_closed() || !signs.is_empty() => {
+                    tracing::trace!(n, "signs of life");
+                    some_signs.drain(..).for_each(|sign| self.sign(sign));
+                }
+                _ = beat.tick() => self.book.judge(self.now()),
+            }
+            if beat.period() != self.book.beat() {
+                beat = self.beat();
+            }
+            let seen = self.seen_written.elapsed() >= WRITE_SEEN;
+            self.write(seen).await;
+        }
+    }
+
+    fn beat(&self) -> tokio::time::Interval {
+        let mut beat = interval(self.book.beat());
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beat
+    }
+
+    fn now(&self) -> Now {
+        Now { at: clock::now(), since_start: self.began.elapsed() }
+    }
+
+    fn child(&mut self, event: ChildEvent) {
+        let now = self.now();
+        match event {
+            ChildEvent::Connected { device, protocol, at, .. } => {
+                let protocol = if protocol.starts_with("coap") { Protocol::Coap } else { Protocol::Mqtt };
+                self.book.connected(&device, protocol, at, now);
+            }
+            ChildEvent::Disconnected { device, reason, .. } => self.book.disconnected(&device, reason, now),
+            ChildEvent::Subscribed { device, at, .. } | ChildEvent::Seen { device, at } => {
+                self.book.heard(&device, Protocol::Mqtt, at, now);
+            }
+        }
+    }
+
+    fn sign(&mut self, sign: Sign) {
+        let now = self.now();
+        match sign {
+            Sign::Seen { device, at } => self.book.heard(&device, Protocol::Mqtt, at, now),
+            Sign::Reachable { device, at, reachable, reason } => {
+                self.book.reachable(&device, reachable, reason, at, now);
+            }
+            Sign::Firmware { device, at, version } => self.book.firmware(&device, &version, at, now),
+            Sign::Found { device, protocol, kind, .. } => self.book.found(&device, protocol, &kind, now),
+        }
+    }
+
+    async fn answer(&mut self, request: Request) {
+        match request {
+            Request::List(reply) => {
+                let _ = reply.send(self.book.devices().map(|e| e.device.clone()).collect());
+            }
+            Request::Get(id, reply) => {
+                let _ = reply.send(self.book.get(&id).map(|e| e.device.clone()));
+            }
+            Request::Live(id, next, by, reply) => {
+                let answer = self.set_lifecycle(&id, next, &by).await;
+                let _ = reply.send(answer);
+            }
+            Request::Label(id, tags, groups, reply) => {
+                let answer = self.set_labels(&id, tags, groups).await;
+                let _ = reply.send(answer);
+            }
+            Request::Forget(id, reply) => {
+                let answer = self.forget(&id).await;
+                let _ = reply.send(answer);
+            }
+            Request::Seen(id) => self.book.heard(&id, Protocol::Mqtt, clock::now(), self.now()),
+            Request::Sync(configured, settings, reply) => {
+                self.book.sync(configured, settings, self.now());
+                self.write(false).await;
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    async fn set_lifecycle(&mut self, id: &DeviceId, next: Lifecycle, by: &Door) -> Result<Device, Refusal> {
+        let entry = self.book.get(id).ok_or_else(|| unknown(id))?;
+        let before = entry.device.lifecycle;
+        if before == next {
+            return Ok(entry.device.clone());
+        }
+        if !before.may_become(next) {
+            let text = format!("{id} is {before:?} and cannot become {next:?}");
+            return Err(Refusal::new(RefusalCode::OutOfRange, text.to_lowercase()));
+        }
+        self.book.live(id, next, json!(by), self.now());
+        self.book.judge(self.now());
+        self.finish(id).await
+    }
+
+    async fn set_labels(&mut self, id: &DeviceId, tags: Vec<String>, groups: Vec<String>) -> Result<Device, Refusal> {
+        let entry = self.book.get(id).ok_or_else(|| unknown(id))?;
+        if entry.configured {
+            let text = format!("{id} is named in the configuration; its tags and groups are written there");
+            return Err(Refusal::new(RefusalCode::NotWritable, text));
+        }
+        self.book.label(id, tags, groups, self.now());
+        self.finish(id).await
+    }
+
+    async fn forget(&mut self, id: &DeviceId) -> Result<(), Refusal> {
+        let entry = self.book.get(id).ok_or_else(|| unknown(id))?;
+        if entry.device.lifecycle != Lifecycle::Decommissioned {
+            let text = format!("{id} is not decommissioned; do that first, then forget it");
+            return Err(Refusal::new(RefusalCode::OutOfRange, text));
+        }
+        self.store.forget_device(id).await.map_err(|e| refused(&e))?;
+        self.book.forget(id);
+        self.reshape();
+        Ok(())
+    }
+
+    /// Writes; where the disk refuses, the change stands in memory, is tried again, and its sender is told so.
+    async fn finish(&mut self, id: &DeviceId) -> Result<Device, Refusal> {
+        match self.write(false).await {
+            None => self.book.get(id).map(|e| e.device.clone()).ok_or_else(|| unknown(id)),
+            Some(error) => Err(refused(&error)),
+        }
+    }
+
+    pub(super) async fn write(&mut self, seen: bool) -> Option<StoreError> {
+        if std::mem::take(&mut self.book.reshaped) {
+            self.reshape();
+        }
+        let mut batch = self.book.take(seen, self.now());
+        if batch.is_empty() {
+            return None;
+        }
+        if seen {
+            self.seen_written = Instant::now();
+        }
+        for event in batch.events.drain(..) {
+            self.events.tell(event);
+        }
+        if batch.devices.is_empty() {
+            return None;
+        }
+        let saved = self.store.save_devices(batch.devices.clone(), batch.records.clone()).await;
+        saved.err().inspect(|error| self.keep(batch, error))
+    }
+
+    fn keep(&mut self, batch: Batch, error: &StoreError) {
+        tracing::warn!(%error, devices = batch.devices.len(), "device states not written; tried again");
+        self.book.not_written(batch);
+    }
+
+    pub(super) fn reshape(&mut self) {
+        let part =
+            |e: &&Entry| e.device.lifecycle.may_talk() && (e.configured || e.device.protocol != Protocol::Modbus);
+        let ids: Vec<DeviceId> = self.book.devices().filter(part).map(|e| e.device.id.clone()).collect();
+        let barred = self.book.devices().filter(|e| !e.device.lifecycle.may_talk()).map(|e| e.device.id.clone());
+        let barred: HashSet<DeviceId> = barred.collect();
+        self.ids.send_if_modified(|now| {
+            let changed = *now != ids;
+            *now = ids;
+            changed
+        });
+        self.barred.send_if_modified(|now| {
+            let changed = **now != barred;
+            *now = Arc::new(barred);
+            changed
+        });
+    }
+}
+
+fn unknown(id: &DeviceId) -> Refusal {
+    Refusal::new(RefusalCode::UnknownDevice, format!("no device is called {id}"))
+}
+
+fn refused(error: &StoreError) -> Refusal {
+    Refusal::new(RefusalCode::StoreUnavailable, format!("not written yet: {error}"))
+}

@@ -1,0 +1,252 @@
+//! The registry: laws of the book, and the task over a real store.
+
+use std::{sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+use tokio::sync::mpsc;
+
+use super::{Configured, Ports, book::Book, entry::Now, start};
+use crate::{
+    bus::{ChildEvent, Events, Sign},
+    config::presence::Presence as Settings,
+    model::{
+        command::{Door, RefusalCode},
+        device::{Device, Lifecycle, Presence, Protocol},
+        event::Event,
+        ids::DeviceId,
+        record::Kind,
+        time::Millis,
+    },
+    store::Store,
+    tasks::Tasks,
+};
+
+fn id(text: &str) -> DeviceId {
+    DeviceId::new(text).expect("id")
+}
+
+fn at(seconds: f64) -> Now {
+    let since_start = Duration::from_secs_f64(seconds);
+    Now { at: Millis(1_760_000_000_000 + since_start.as_millis() as i64), since_start }
+}
+
+fn configured(name: &str, protocol: Protocol, interval: Option<u64>) -> Configured {
+    Configured {
+        id: id(name),
+        protocol,
+        kind: "test".into(),
+        tags: Vec::new(),
+        groups: Vec::new(),
+        interval: interval.map(Duration::from_secs),
+    }
+}
+
+fn presence(book: &Book, name: &str) -> Presence {
+    book.get(&id(name)).expect("known").device.presence
+}
+
+/// The status bodies and event bodies that the book wants written.
+fn taken(book: &mut Book, now: Now) -> Vec<(Kind, Json)> {
+    let batch = book.take(false, now);
+    batch.records.iter().map(|r| (r.kind, serde_json::from_slice(&r.body).expect("json"))).collect()
+}
+
+#[test]
+fn silence_makes_a_device_late_and_then_offline() {
+    let mut book = Book::new(Settings::default(), Vec::new());
+    book.sync(vec![configured("a", Protocol::Mqtt, Some(10))], None, at(0.0));
+    assert_eq!(presence(&book, "a"), Presence::NeverSeen);
+    book.connected(&id("a"), Protocol::Mqtt, at(1.0).at, at(1.0));
+    assert_eq!(presence(&book, "a"), Presence::Online);
+    book.judge(at(15.9));
+    assert_eq!(presence(&book, "a"), Presence::Online);
+    book.judge(at(16.1));
+    assert_eq!(presence(&book, "a"), Presence::Late);
+    book.take(false, at(16.2));
+    book.judge(at(31.1));
+    assert_eq!(presence(&book, "a"), Presence::Offline);
+    let told = taken(&mut book, at(31.2));
+    assert_eq!(told[0].0, Kind::Status);
+    assert_eq!(told[0].1["state"], "offline");
+    assert!(told[0].1["reason"].as_str().is_some_and(|r| r.contains("expected every 10")), "{told:?}");
+    book.heard(&id("a"), Protocol::Mqtt, at(40.0).at, at(40.0));
+    assert_eq!(taken(&mut book, at(40.0))[0].1["state"], "online");
+}
+
+#[test]
+fn without_an_interval_an_mqtt_child_counts_by_its_connection() {
+    let mut book = Book::new(Settings::default(), Vec::new());
+    book.connected(&id("a"), Protocol::Mqtt, at(0.0).at, at(0.0));
+    book.judge(at(100_000.0));
+    assert_eq!(presence(&book, "a"), Presence::Online);
+    book.disconnected(&id("a"), "keep-alive ran out".into(), at(100_001.0));
+    assert_eq!(presence(&book, "a"), Presence::Offline);
+    let told = taken(&mut book, at(100_001.0));
+    let (_, status) = told.iter().find(|(kind, _)| *kind == Kind::Status).expect("a status");
+    assert_eq!((status["state"].as_str(), status["reason"].as_str()), (Some("offline"), Some("keep-alive ran out")));
+}
+
+#[test]
+fn a_polled_device_is_what_its_driver_says() {
+    let mut book = Book::new(Settings::default(), Vec::new());
+    book.sync(vec![configured("m", Protocol::Modbus, None)], None, at(0.0));
+    book.reachable(&id("m"), true, None, at(1.0).at, at(1.0));
+    assert_eq!(presence(&book, "m"), Presence::Online);
+    book.reachable(&id("m"), false, Some("timeout after 3 tries".into()), at(2.0).at, at(2.0));
+    // A stale reading is passed on by mistake: the driver's word counts.
+    book.heard(&id("m"), Protocol::Modbus, at(3.0).at, at(3.0));
+    assert_eq!(presence(&book, "m"), Presence::Offline);
+    assert_eq!(book.get(&id("m")).expect("m").device.reason.as_deref(), Some("timeout after 3 tries"));
+    book.reachable(&id("m"), true, None, at(4.0).at, at(4.0));
+    assert_eq!(presence(&book, "m"), Presence::Online);
+    book.sync(Vec::new(), None, at(5.0));
+    assert_eq!(presence(&book, "m"), Presence::Offline);
+}
+
+#[test]
+fn a_restart_of_the_gateway_raises_nothing_while_children_come_back() {
+    let mut book = Book::new(Settings::default(), Vec::new());
+    for n in 0..50 {
+        book.connected(&id(&format!("c{n}")), Protocol::Mqtt, at(0.0).at, at(0.0));
+    }
+    let before: Vec<Device> = book.devices().map(|e| e.device.clone()).collect();
+    let mut book = Book::new(Settings::default(), before);
+    book.judge(at(1.0));
+    for n in 0..49 {
+        book.connected(&id(&format!("c{n}")), Protocol::Mqtt, at(20.0).at, at(20.0));
+    }
+    book.judge(at(59.0));
+    assert_eq!(taken(&mut book, at(59.0)), Vec::new());
+    book.judge(at(61.0));
+    let told = taken(&mut book, at(61.0));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(presence(&book, "c49"), Presence::Offline);
+}
+
+#[test]
+fn a_flapping_child_is_one_event_and_its_last_state() {
+    let mut book = Book::new(Settings::default(), Vec::new());
+    let mut told = Vec::new();
+    for n in 0..40 {
+        let now = at(f64::from(n) * 2.0);
+        book.connected(&id("a"), Protocol::Mqtt, now.at, now);
+        told.extend(taken(&mut book, now));
+        book.disconnected(&id("a"), "reset".into(), at(f64::from(n) * 2.0 + 1.0));
+        told.extend(taken(&mut book, at(f64::from(n) * 2.0 + 1.0)));
+    }
+    let raised = told.iter().filter(|(_, body)| body["event"] == "flapping").count();
+    let statuses = told.iter().filter(|(kind, _)| *kind == Kind::Status).count();
+    assert_eq!((raised, statuses <= 6), (1, true), "{told:#?}");
+    // Calm: whatever was withheld is told.
+    book.connected(&id("a"), Protocol::Mqtt, at(81.0).at, at(81.0));
+    book.judge(at(200.0));
+    assert_eq!(taken(&mut book, at(200.0)).iter().filter(|(k, _)| *k == Kind::Status).count(), 1);
+    book.judge(at(900.0));
+    let told = taken(&mut book, at(900.0));
+    assert_eq!(told[0].1, json!({"event": "flapping", "state": "cleared"}));
+}
+
+#[test]
+fn what_did_not_reach_the_disk_is_owed_again() {
+    let mut book = Book::new(Settings::default(), Vec::new());
+    book.connected(&id("a"), Protocol::Mqtt, at(0.0).at, at(0.0));
+    let batch = book.take(false, at(0.0));
+    let records = batch.records.clone();
+    assert!(!records.is_empty());
+    book.not_written(batch);
+    assert_eq!(book.take(false, at(0.0)).records, records);
+    assert!(book.take(false, at(0.0)).devices.is_empty());
+}
+
+proptest! {
+    /// Whatever happens, the cloud ends up knowing the state that holds, and is never told the same state twice.
+    #[test]
+    fn the_last_status_told_is_the_presence_that_holds(steps in prop::collection::vec((0u8..4, 1u64..30, any::<bool>()), 1..80)) {
+        let mut book = Book::new(Settings::default(), Vec::new());
+        book.sync(vec![configured("a", Protocol::Mqtt, Some(10))], None, at(0.0));
+        let (mut clock, mut said) = (0.0, None);
+        for (what, wait, disk) in steps {
+            clock += wait as f64;
+            let now = at(clock);
+            match what {
+                0 => book.connected(&id("a"), Protocol::Mqtt, now.at, now),
+                1 => book.disconnected(&id("a"), "gone".into(), now),
+                2 => book.reachable(&id("a"), false, None, now.at, now),
+                _ => book.judge(now),
+            }
+            let batch = book.take(false, now);
+            if !disk {
+                book.not_written(batch);
+                continue;
+            }
+            for record in batch.records.iter().filter(|r| r.kind == Kind::Status) {
+                let body: Json = serde_json::from_slice(&record.body).expect("json");
+                let state = body["state"].as_str().map(str::to_owned);
+                prop_assert_ne!(&said, &state);
+                said = state;
+            }
+        }
+        let now = at(clock + 1000.0);
+        book.judge(now);
+        for (kind, body) in taken(&mut book, now) {
+            if kind == Kind::Status {
+                said = body["state"].as_str().map(str::to_owned);
+            }
+        }
+        match presence(&book, "a") {
+            Presence::NeverSeen => prop_assert_eq!(said, None),
+            Presence::Offline => prop_assert_eq!(said.as_deref(), Some("offline")),
+            _ => prop_assert_eq!(said.as_deref(), Some("online")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_registry_keeps_its_devices_through_a_restart() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (store, thread) = Store::open(folder.path()).expect("store");
+    let (tasks, events) = (Tasks::new(), Events::new());
+    let mut watch = events.watch();
+    let (children_in, children) = mpsc::channel(8);
+    let (signs_in, signs) = mpsc::channel(8);
+    let ports = Ports { children, signs, store: store.clone(), events };
+    let registry = start(Settings::default(), ports, &tasks).await.expect("start");
+    registry.sync(vec![configured("meter", Protocol::Modbus, None)], None).await;
+    assert_eq!(*registry.ids().borrow(), vec![id("meter")]);
+
+    let connected =
+        ChildEvent::Connected { device: id("pump"), address: None, protocol: "mqtt", at: Millis(1_760_000_000_000) };
+    children_in.send(connected).await.expect("sent");
+    let version = Sign::Firmware { device: id("pump"), at: Millis(1), version: Arc::from("1.0.0") };
+    loop {
+        if let Event::Presence { device, presence: Presence::Online, .. } = watch.recv().await.expect("an event") {
+            assert_eq!(device, id("pump"));
+            break;
+        }
+    }
+    signs_in.send(version).await.expect("sent");
+    let mut ids = registry.ids();
+    ids.wait_for(|ids| ids.len() == 2).await.expect("ids");
+
+    let technician = Door::Technician("ada".into());
+    let wrong = registry.set_lifecycle(&id("pump"), Lifecycle::Pending, technician.clone()).await;
+    assert_eq!(wrong.expect_err("active cannot become pending").code, RefusalCode::OutOfRange);
+    let pump = registry.set_lifecycle(&id("pump"), Lifecycle::Suspended, technician.clone()).await.expect("suspended");
+    assert_eq!(pump.lifecycle, Lifecycle::Suspended);
+    assert!(registry.barred().borrow().contains(&id("pump")));
+    assert_eq!(*registry.ids().borrow(), vec![id("meter")]);
+    let labelled = registry.set_labels(&id("meter"), Vec::new(), Vec::new()).await;
+    assert_eq!(labelled.expect_err("configured").code, RefusalCode::NotWritable);
+    registry.set_labels(&id("pump"), vec!["wet".into()], Vec::new()).await.expect("labels");
+
+    tasks.stop_and_wait().await;
+    store.stop().await;
+    thread.join();
+    let (store, _thread) = Store::open(folder.path()).expect("again");
+    let devices = store.devices().await.expect("devices");
+    let pump = devices.iter().find(|d| d.id == id("pump")).expect("pump");
+    assert_eq!((pump.lifecycle, pump.tags.clone()), (Lifecycle::Suspended, vec!["wet".to_owned()]));
+    assert_eq!(pump.last_seen, Some(Millis(1_760_000_000_000)));
+    assert_eq!(pump.firmware_version.as_deref(), Some("1.0.0"));
+}
