@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod broker;
+pub mod change;
 pub mod coap;
 pub mod device;
 pub mod gateway;
