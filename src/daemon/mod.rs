@@ -1,6 +1,8 @@
 //! Builds, wires, supervises, reloads and stops all rooms. The only room that knows all others.
 
+mod state;
 pub mod supervise;
+mod triggers;
 
 use std::path::PathBuf;
 

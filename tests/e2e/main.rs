@@ -1,6 +1,7 @@
 //! The real daemon beside real peers that nobody here wrote, told as stories.
 
 mod gateway;
+mod peers;
 
 use std::time::{Duration, Instant};
 

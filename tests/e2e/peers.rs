@@ -1,0 +1,171 @@
+//! Programs that nobody here wrote, as child processes: mosquitto as the cloud's broker and as a child's client,
+//! libcoap's server. A program that is missing fails the test by name.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value as Json;
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).expect("loopback").local_addr().expect("address").port()
+}
+
+pub fn free_udp_port() -> u16 {
+    UdpSocket::bind(("127.0.0.1", 0)).expect("loopback").local_addr().expect("address").port()
+}
+
+fn start(program: &str, arguments: &[&str], output: Stdio) -> Child {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} is needed for this test (tests/run.sh installs it): {error}"))
+}
+
+/// A child process that ends with the test.
+pub struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// mosquitto, in the place of the cloud's broker.
+pub struct Mosquitto {
+    pub port: u16,
+    folder: tempfile::TempDir,
+    process: Option<Process>,
+}
+
+impl Mosquitto {
+    pub fn start() -> Self {
+        let mut broker = Self { port: free_port(), folder: tempfile::tempdir().expect("folder"), process: None };
+        broker.start_again();
+        broker
+    }
+
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    pub fn start_again(&mut self) {
+        let config = self.folder.path().join("mosquitto.conf");
+        let text = format!(
+            "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 1000\npersistence false\n",
+            self.port
+        );
+        fs::write(&config, text).expect("written");
+        self.process = Some(Process(start("mosquitto", &["-c", &config.display().to_string()], Stdio::null())));
+        let port = self.port;
+        super::eventually("mosquitto listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+
+    /// Everything below `filter`, as mosquitto_sub hears it.
+    pub fn listen(&self, filter: &str) -> Heard {
+        Heard::subscribe(self.port, filter, &[])
+    }
+
+    /// Publishes with mosquitto_pub, QoS 1.
+    pub fn publish(&self, topic: &str, payload: &str) {
+        publish(self.port, &[], topic, payload);
+    }
+}
+
+/// mosquitto_pub, QoS 1, waiting for the acknowledgement.
+pub fn publish(port: u16, login: &[&str], topic: &str, payload: &str) {
+    let port = port.to_string();
+    let mut arguments = vec!["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-m", payload];
+    arguments.extend(login);
+    let status = start("mosquitto_pub", &arguments, Stdio::null()).wait().expect("waited");
+    assert!(status.success(), "mosquitto_pub to {topic} failed");
+}
+
+/// Publishes each line of `lines` as one message over one connection, QoS 1; true when all were acknowledged.
+pub fn publish_lines(port: u16, login: &[&str], topic: &str, lines: &[String]) -> bool {
+    let port = port.to_string();
+    let mut arguments = vec!["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-l"];
+    arguments.extend(login);
+    let mut child = Command::new("mosquitto_pub").args(&arguments).stdin(Stdio::piped()).spawn().expect("mosquitto_pub");
+    let mut stdin = child.stdin.take().expect("piped");
+    for line in lines {
+        if writeln!(stdin, "{line}").is_err() {
+            break;
+        }
+    }
+    drop(stdin);
+    child.wait().is_ok_and(|status| status.success())
+}
+
+/// What a subscriber heard so far.
+pub struct Heard {
+    messages: Arc<Mutex<Vec<(String, String)>>>,
+    _process: Process,
+}
+
+impl Heard {
+    /// Subscribes with mosquitto_sub, QoS 1; returns when the broker has accepted it.
+    pub fn subscribe(port: u16, filter: &str, login: &[&str]) -> Self {
+        let port = port.to_string();
+        let mut arguments = vec!["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", filter, "-F", "%t %p", "-d"];
+        arguments.extend(login);
+        let mut process = Process(start("mosquitto_sub", &arguments, Stdio::piped()));
+        let stdout = process.0.stdout.take().expect("piped");
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        let (subscribed, accepted) = std::sync::mpsc::channel();
+        let sink = messages.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.starts_with("Subscribed") {
+                    let _ = subscribed.send(());
+                    continue;
+                }
+                if line.starts_with("Client ") {
+                    continue;
+                }
+                if let Some((topic, payload)) = line.split_once(' ') {
+                    sink.lock().expect("lock").push((topic.to_owned(), payload.to_owned()));
+                }
+            }
+        });
+        accepted.recv_timeout(std::time::Duration::from_secs(10)).expect("mosquitto_sub subscribes");
+        Self { messages, _process: process }
+    }
+
+    pub fn all(&self) -> Vec<(String, String)> {
+        self.messages.lock().expect("lock").clone()
+    }
+
+    /// The payloads heard on `topic`, as JSON.
+    pub fn on(&self, topic: &str) -> Vec<Json> {
+        let all = self.messages.lock().expect("lock");
+        let matching = all.iter().filter(|(heard, _)| heard == topic);
+        matching.map(|(_, payload)| serde_json::from_str(payload).unwrap_or(Json::String(payload.clone()))).collect()
+    }
+
+    /// Waits for a message on `topic` that `is` the one.
+    pub fn expect(&self, topic: &str, is: impl Fn(&Json) -> bool) -> Json {
+        super::eventually(&format!("a message on {topic}"), || self.on(topic).into_iter().find(|message| is(message)))
+    }
+}
+
+/// libcoap's example server; its resources appear by PUT, and `/time` changes every second.
+pub fn coap_server(port: u16) -> Process {
+    let text = port.to_string();
+    let process = Process(start("coap-server-notls", &["-A", "127.0.0.1", "-p", &text, "-d", "20"], Stdio::null()));
+    super::eventually("coap-server answers", || {
+        let uri = format!("coap://127.0.0.1:{port}/time");
+        let answered = Command::new("coap-client-notls").args(["-B", "1", "-m", "get", &uri]).output().ok()?;
+        (!answered.stdout.is_empty()).then_some(())
+    });
+    process
+}
