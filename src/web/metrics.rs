@@ -1,0 +1,137 @@
+//! `/v1/metrics`: the overview as Prometheus text (exposition format 0.0.4).
+
+use std::fmt::{Display, Write};
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+
+use super::{App, failure::Failure};
+use crate::{
+    bus::Question,
+    model::{
+        event::LinkState,
+        view::{Connection, Overview},
+    },
+};
+
+pub async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
+    let overview = app.questions.ask(Question::Overview).await?;
+    let connections = app.questions.ask(Question::Connections).await?;
+    let text = render(&overview, &connections);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+fn render(overview: &Overview, connections: &[Connection]) -> String {
+    let mut page = Page::default();
+    let seconds = overview.now.since(overview.started) as f64 / 1000.0;
+    let state = match overview.link.state {
+        LinkState::Disabled => "disabled",
+        LinkState::Connecting => "connecting",
+        LinkState::Live => "live",
+        LinkState::CatchingUp { .. } => "catching-up",
+        LinkState::BackingOff { .. } => "backing-off",
+        LinkState::Refused { .. } => "refused",
+    };
+    page.head("headgate_info", "gauge", "Version of the daemon and id of the gateway.");
+    page.line("headgate_info", &[("version", &overview.version), ("gateway", overview.gateway.as_str())], 1);
+    page.one("headgate_uptime_seconds", "gauge", "Seconds since the daemon started.", seconds);
+    if let Some(memory) = overview.memory {
+        page.one("headgate_resident_bytes", "gauge", "Resident memory of the daemon.", memory);
+    }
+    page.head("headgate_link_state", "gauge", "1 for the state the road to the cloud is in.");
+    for name in ["disabled", "connecting", "live", "catching-up", "backing-off", "refused"] {
+        page.line("headgate_link_state", &[("state", name)], u8::from(name == state));
+    }
+    let link = &overview.link;
+    page.one("headgate_link_in_flight", "gauge", "Publishes the cloud has not acknowledged yet.", link.in_flight);
+    page.one("headgate_link_acknowledged_total", "counter", "Records the cloud has acknowledged.", link.acknowledged);
+    page.one("headgate_link_sent_bytes_total", "counter", "Bytes sent to the cloud.", link.bytes_sent);
+    page.one("headgate_link_received_bytes_total", "counter", "Bytes received from the cloud.", link.bytes_received);
+    let log = &overview.log;
+    page.head("headgate_log_waiting_records", "gauge", "Records that wait for the cloud, by lane.");
+    for lane in &log.lanes {
+        page.line("headgate_log_waiting_records", &[("lane", lane.lane.name())], lane.waiting);
+    }
+    let age = log.oldest.map_or(0.0, |oldest| overview.now.since(oldest).max(0) as f64 / 1000.0);
+    page.one("headgate_log_oldest_seconds", "gauge", "Age of the oldest record that waits.", age);
+    page.one("headgate_log_bytes", "gauge", "Bytes of the log on disk.", log.bytes);
+    page.one("headgate_log_quota_bytes", "gauge", "Bytes the log may reach.", log.quota);
+    page.one("headgate_log_in_per_second", "gauge", "Records into the log per second.", log.rate_in);
+    page.one("headgate_log_out_per_second", "gauge", "Records acknowledged by the cloud per second.", log.rate_out);
+    if let Some(full) = log.full_in {
+        page.one("headgate_log_full_seconds", "gauge", "Seconds without a cloud until records must be dropped.", full);
+    }
+    page.head("headgate_log_dropped_total", "counter", "Records dropped and declared, by cause.");
+    for (cause, count) in &log.dropped {
+        page.line("headgate_log_dropped_total", &[("cause", cause)], count);
+    }
+    page.one("headgate_log_refusing", "gauge", "1 while nothing can be stored.", u8::from(log.refusing.is_some()));
+    page.head("headgate_devices", "gauge", "Devices by presence.");
+    let devices = &overview.devices;
+    let counts = [
+        ("online", devices.online),
+        ("late", devices.late),
+        ("offline", devices.offline),
+        ("never-seen", devices.never_seen),
+    ];
+    for (presence, count) in counts {
+        page.line("headgate_devices", &[("presence", presence)], count);
+    }
+    page.one("headgate_config_problems", "gauge", "Problems of the configuration on disk.", overview.config.problems);
+    page.one("headgate_broker_connections", "gauge", "Children connected to the local broker.", overview.connections);
+    page.head("headgate_broker_messages_total", "counter", "Messages of a child's connection.");
+    for connection in connections {
+        let device = connection.device.as_str();
+        page.line("headgate_broker_messages_total", &[("device", device), ("way", "in")], connection.messages_in);
+        page.line("headgate_broker_messages_total", &[("device", device), ("way", "out")], connection.messages_out);
+    }
+    page.head("headgate_broker_dropped_total", "counter", "Messages for or of a child that were dropped, by reason.");
+    for connection in connections {
+        for (reason, count) in &connection.dropped {
+            let labels = [("device", connection.device.as_str()), ("reason", reason.as_str())];
+            page.line("headgate_broker_dropped_total", &labels, count);
+        }
+    }
+    page.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.head(name, kind, help);
+        self.line(name, &[], value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_cannot_break_out() {
+        let mut page = Page::default();
+        page.line("x", &[("a", "q\"\\\n")], 1);
+        assert_eq!(page.0, "x{a=\"q\\\"\\\\\\n\"} 1\n");
+    }
+}

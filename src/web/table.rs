@@ -1,0 +1,103 @@
+//! Every route with the least role that may use it: the one place that says who may do what. A route that is not here
+//! does not exist.
+
+use Access::{From, Open};
+use Role::{Admin, Technician, Viewer};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    handler::Handler,
+    http::{Method, StatusCode},
+    middleware,
+    routing::{MethodFilter, MethodRouter, on},
+};
+
+use super::{
+    App,
+    access::{Access, Role, guard},
+    api::{config, devices, log, shadows, status, tools},
+    doorstep::doorstep,
+    events,
+    failure::Failure,
+    metrics, page,
+};
+
+/// Largest request body, in bytes.
+const BODY: usize = 256 * 1024;
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    access: Access,
+    handler: MethodRouter<App>,
+}
+
+fn route<H, T>(method: Method, path: &'static str, access: Access, handler: H) -> Route
+where
+    H: Handler<T, App>,
+    T: 'static,
+{
+    let filter = MethodFilter::try_from(method.clone()).expect("a standard method");
+    Route { method, path, access, handler: on(filter, handler) }
+}
+
+#[rustfmt::skip]
+fn routes() -> Vec<Route> {
+    const GET: Method = Method::GET;
+    const POST: Method = Method::POST;
+    const PATCH: Method = Method::PATCH;
+    const PUT: Method = Method::PUT;
+    const DELETE: Method = Method::DELETE;
+    vec![
+        // the page
+        route(GET,    "/",                                    Open,             page::index),
+        route(GET,    "/assets/{file}",                       Open,             page::asset),
+        // the gateway
+        route(GET,    "/v1/status",                           From(Viewer),     status::status),
+        route(GET,    "/v1/log",                              From(Viewer),     status::log),
+        route(GET,    "/v1/log/tail",                         From(Viewer),     log::tail),
+        route(GET,    "/v1/connections",                      From(Viewer),     status::connections),
+        route(GET,    "/v1/updates",                          From(Viewer),     status::updates),
+        route(GET,    "/v1/metrics",                          From(Viewer),     metrics::metrics),
+        route(GET,    "/v1/events",                           From(Viewer),     events::events),
+        route(GET,    "/v1/config/problems",                  From(Viewer),     config::problems),
+        route(POST,   "/v1/config/reload",                    From(Admin),      config::reload),
+        route(POST,   "/v1/diagnostics",                      From(Technician), log::diagnose),
+        route(POST,   "/v1/tools/modbus",                     From(Technician), tools::modbus),
+        // devices
+        route(GET,    "/v1/devices",                          From(Viewer),     devices::list),
+        route(GET,    "/v1/devices/{device}",                 From(Viewer),     devices::one),
+        route(PUT,    "/v1/devices/{device}/lifecycle",       From(Admin),      devices::lifecycle),
+        route(GET,    "/v1/devices/{device}/history",         From(Viewer),     devices::history),
+        route(GET,    "/v1/devices/{device}/trend",           From(Viewer),     devices::trend),
+        route(GET,    "/v1/devices/{device}/commands",        From(Viewer),     devices::commands),
+        route(POST,   "/v1/devices/{device}/commands/{name}", From(Technician), devices::command),
+        route(PUT,    "/v1/devices/{device}/config",          From(Technician), devices::config),
+        route(POST,   "/v1/devices/{device}/update",          From(Admin),      devices::update),
+        route(GET,    "/v1/devices/{device}/shadow",          From(Viewer),     shadows::classic),
+        route(PATCH,  "/v1/devices/{device}/shadow",          From(Technician), shadows::desire),
+        route(GET,    "/v1/devices/{device}/shadows",         From(Viewer),     shadows::names),
+        route(GET,    "/v1/devices/{device}/shadows/{name}",  From(Viewer),     shadows::named),
+        route(PATCH,  "/v1/devices/{device}/shadows/{name}",  From(Technician), shadows::desire_named),
+        route(DELETE, "/v1/devices/{device}/shadows/{name}",  From(Admin),      shadows::delete_named),
+    ]
+}
+
+/// The table as values: (method, path, access). For the documentation's test and the role matrix.
+pub fn permissions() -> Vec<(Method, &'static str, Access)> {
+    routes().into_iter().map(|route| (route.method, route.path, route.access)).collect()
+}
+
+pub(super) fn router(app: App) -> Router {
+    let add = |router: Router<App>, route: Route| {
+        router.route(route.path, route.handler.layer(middleware::from_fn_with_state(route.access, guard)))
+    };
+    (routes().into_iter().fold(Router::new(), add))
+        .fallback(async || Failure::not_found("there is nothing here").hint("docs/api.md lists what there is"))
+        .method_not_allowed_fallback(async || {
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this cannot be done here")
+        })
+        .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn_with_state(app.clone(), doorstep))
+        .with_state(app)
+}
