@@ -145,8 +145,11 @@ pub struct ConfigStatus {
 pub struct DeviceRow {
     #[serde(flatten)]
     pub device: Device,
-    /// The latest values; the whole, few hundred at most.
+    /// The latest values in the order of the profile; the whole, few hundred at most.
     pub values: Vec<Live>,
+    /// Units of those values that have one.
+    #[serde(default)]
+    pub units: BTreeMap<String, String>,
     /// Names in which desired and reported differ.
     #[serde(default)]
     pub open: Vec<String>,
