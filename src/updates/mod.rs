@@ -6,8 +6,10 @@
 
 pub mod cache;
 pub mod fetch;
+mod fetching;
 pub mod http;
 mod obtain;
+mod offers;
 mod reports;
 pub mod verify;
 mod worker;

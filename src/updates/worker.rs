@@ -2,10 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ports, Request, Settings, Updates,
-    obtain::{Missing, Obtain},
+    fetching::{Fetched, Fetching},
     verify::{Digest, acceptable},
 };
 use crate::{
-    bus::{ChildEvent, Events, LocalMessage, LocalSender, Order, OrderKind, Reply, UpdateAsk},
+    bus::{Events, LocalSender, Order, OrderKind},
     clock,
     model::{
         command::{Refusal, RefusalCode},
@@ -32,11 +29,6 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Fetches at the same time, so that one slow server does not hold up all others.
-const FETCHES: usize = 2;
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(900);
-
 pub(super) struct Worker {
     pub(super) settings: Settings,
     pub(super) store: Store,
@@ -47,20 +39,11 @@ pub(super) struct Worker {
     /// Per child the active update, or the last one.
     pub(super) updates: BTreeMap<DeviceId, ChildUpdate>,
     publish: watch::Sender<Arc<Vec<ChildUpdate>>>,
-    fetching: HashMap<Digest, Fetching>,
-    fetched: (mpsc::Sender<Fetched>, mpsc::Receiver<Fetched>),
+    pub(super) fetching: HashMap<Digest, Fetching>,
+    pub(super) fetched: (mpsc::Sender<Fetched>, mpsc::Receiver<Fetched>),
     /// What children last said they run.
     pub(super) running: HashMap<DeviceId, String>,
 }
-
-struct Fetching {
-    url: String,
-    size: u64,
-    done: Arc<AtomicU64>,
-    stop: CancellationToken,
-}
-
-type Fetched = (Digest, Result<(), Missing>);
 
 impl Worker {
     pub(super) fn new(
@@ -191,95 +174,6 @@ impl Worker {
         }
     }
 
-    async fn fetch_what_is_due(&mut self) {
-        let now = clock::now();
-        let due: Vec<ChildUpdate> = (self.updates.values())
-            .filter(|update| update.stage == Stage::Waiting && update.retry_at.is_none_or(|at| at <= now))
-            .cloned()
-            .collect();
-        for mut update in due {
-            let Ok((digest, key)) = acceptable(&update.order, &self.settings.config.keys, u64::MAX) else { continue };
-            let under_way = self.fetching.get(&digest);
-            if under_way.is_none() && self.fetching.len() >= FETCHES {
-                continue;
-            }
-            if under_way.is_some_and(|fetching| fetching.stop.is_cancelled()) {
-                continue;
-            }
-            let first = under_way.is_none();
-            update.stage = Stage::Fetching;
-            update.attempts += u32::from(first);
-            update.retry_at = None;
-            let order = update.order.clone();
-            if !self.change(update, Stage::Waiting).await || !first {
-                continue;
-            }
-            let fetching = Fetching {
-                url: order.url.clone(),
-                size: order.size,
-                done: Arc::default(),
-                stop: CancellationToken::new(),
-            };
-            let obtain = Obtain {
-                digest,
-                key,
-                pinned: self.pinned(),
-                reserved: self.fetching.values().map(|f| f.size.saturating_sub(f.done.load(Ordering::Relaxed))).sum(),
-                done: fetching.done.clone(),
-                stop: fetching.stop.clone(),
-                order,
-            };
-            self.fetching.insert(digest, fetching);
-            let (cache, store, config) = (self.handle.cache.clone(), self.store.clone(), self.settings.config.clone());
-            let answer = self.fetched.0.clone();
-            self.tasks.spawn("updates-fetch", async move {
-                let result = obtain.run(cache, store, config).await;
-                let _ = answer.send((digest, result)).await;
-            });
-        }
-    }
-
-    async fn fetched(&mut self, digest: Digest, result: Result<(), Missing>) {
-        let Some(fetching) = self.fetching.remove(&digest) else { return };
-        let waiting = |update: &&ChildUpdate| {
-            update.stage == Stage::Fetching && Digest::parse(&update.order.sha256) == Some(digest)
-        };
-        let waiting: Vec<ChildUpdate> = self.updates.values().filter(waiting).cloned().collect();
-        for mut update in waiting {
-            match &result {
-                Ok(()) if update.order.size != fetching.size => {
-                    let why = format!("the image has {} bytes, ordered were {}", fetching.size, update.order.size);
-                    self.end(update, Stage::Failed, Some(why)).await;
-                }
-                Ok(()) => {
-                    update.stage = Stage::Offered;
-                    update.progress = None;
-                    update.error = None;
-                    if self.change(update.clone(), Stage::Fetching).await {
-                        tracing::info!(device = %update.device, %digest, "firmware verified and offered");
-                        self.offer(&update).await;
-                    }
-                }
-                Err(Missing::Never(why)) if update.order.url == fetching.url => {
-                    self.end(update, Stage::Failed, Some(why.clone())).await;
-                }
-                Err(missing) => {
-                    let (why, wait) = match missing {
-                        Missing::Later(why) => (Some(why.clone()), back_off(update.attempts)),
-                        // Another order's place failed, or the fetch was stopped for one that was withdrawn.
-                        Missing::Never(_) | Missing::Stopped => (None, Duration::ZERO),
-                    };
-                    tracing::warn!(device = %update.device, ?why, ?wait, "firmware not fetched yet");
-                    update.stage = Stage::Waiting;
-                    update.progress = None;
-                    update.error = why;
-                    update.retry_at = Some(clock::now().plus(wait.as_millis() as i64));
-                    self.change(update, Stage::Fetching).await;
-                }
-            }
-        }
-    }
-
     async fn deadlines(&mut self) {
         let now = clock::now();
         for fetching in self.updates.values_mut().filter(|update| update.stage == Stage::Fetching) {
@@ -386,7 +280,7 @@ impl Worker {
         self.events.tell(Event::Update(Arc::new(update.report(status))));
     }
 
-    fn pinned(&self) -> Vec<Digest> {
+    pub(super) fn pinned(&self) -> Vec<Digest> {
         let active = self.updates.values().filter(|update| update.stage.is_active());
         active.filter_map(|update| Digest::parse(&update.order.sha256)).collect()
     }
@@ -419,108 +313,5 @@ impl Worker {
         });
         let millis = next.flatten().map(|at| at.since(now)).min().unwrap_or(i64::MAX);
         Duration::from_millis(millis.clamp(100, 3_600_000).unsigned_abs())
-    }
-
-    /// Sends the level: what the child should install, until it has.
-    pub(super) async fn offer(&self, update: &ChildUpdate) {
-        let document = self.offer_document(update);
-        let topic = format!("devices/{}/update/command", update.device);
-        let payload = serde_json::to_vec(&document).unwrap_or_default();
-        let _ = self.local.send(LocalMessage::new(topic, payload)).await;
-        self.tell(update, update.child.unwrap_or(UpdateStatus::Started));
-    }
-
-    pub(super) fn offer_document(&self, update: &ChildUpdate) -> Json {
-        let url = format!("{}/v1/firmware/{}", self.settings.base_url, update.order.sha256);
-        serde_json::to_value(UpdateOrder { url, ..update.order.clone() }).unwrap_or_default()
-    }
-
-    async fn child(&mut self, event: ChildEvent) {
-        let device = match event {
-            ChildEvent::Connected { device, .. } => device,
-            ChildEvent::Subscribed { device, filter, .. } if concerns_updates(&filter) => device,
-            _ => return,
-        };
-        if let Some(update) = self.updates.get(&device).filter(|update| update.stage.is_open()) {
-            self.offer(update).await;
-        }
-    }
-
-    async fn asked(&mut self, ask: UpdateAsk) {
-        match ask {
-            UpdateAsk::Running { device, version } => self.runs(device, version).await,
-            UpdateAsk::Offer { device, reply } => {
-                let open = self.updates.get(&device).filter(|update| update.stage.is_open());
-                let _ = reply.send(Ok(open.map_or(Json::Null, |update| self.offer_document(update))));
-            }
-            UpdateAsk::Piece { device, offset, length, reply } => {
-                let handle = self.handle.clone();
-                self.tasks.spawn("updates-piece", async move {
-                    let _ = reply.send(handle.piece(&device, offset, length).await);
-                });
-            }
-            UpdateAsk::Chunk { device, payload, reply } => self.chunk(device, &payload, reply),
-        }
-    }
-
-    fn chunk(&self, device: DeviceId, payload: &[u8], reply: Reply) {
-        let request = match super::reports::ChunkRequest::parse(payload) {
-            Ok(request) => request,
-            Err(why) => return drop(reply.send(Err(Refusal::new(RefusalCode::PayloadInvalid, why)))),
-        };
-        let (handle, local) = (self.handle.clone(), self.local.clone());
-        self.tasks.spawn("updates-chunk", async move {
-            let result = match handle.piece(&device, request.offset, request.len).await {
-                Ok(piece) => {
-                    let payload = request.answer(&piece);
-                    let message =
-                        LocalMessage { qos: 0, ..LocalMessage::new(format!("devices/{device}/update/chunk"), payload) };
-                    local.send(message).await.map_err(|_| Refusal::new(RefusalCode::Busy, "the broker is stopping"))
-                }
-                Err(refusal) => Err(refusal),
-            };
-            let _ = reply.send(result);
-        });
-    }
-}
-
-/// Whether a subscription would hear `devices/{d}/update/command`.
-fn concerns_updates(filter: &str) -> bool {
-    let mut levels = filter.split('/').skip(2);
-    match (levels.next(), levels.next()) {
-        (Some("#"), _) => true,
-        (Some("update" | "+"), Some("command" | "+" | "#")) => true,
-        _ => filter == "#" || filter == "devices/#",
-    }
-}
-
-/// Doubles from one second to fifteen minutes, half of it by chance.
-fn back_off(attempts: u32) -> Duration {
-    let full = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(LAST_RETRY);
-    let mut byte = [0];
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    full / 2 + full * u32::from(byte[0]) / 512
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_subscriptions_that_hear_the_command_ask_for_it() {
-        for filter in ["devices/a/update/command", "devices/+/update/+", "devices/a/#", "#", "devices/a/update/#"] {
-            assert!(concerns_updates(filter), "{filter}");
-        }
-        for filter in ["devices/a/update/status", "devices/a/delta", "devices/a/+", "other/a/b"] {
-            assert!(!concerns_updates(filter), "{filter}");
-        }
-    }
-
-    #[test]
-    fn retries_back_off_within_bounds() {
-        for attempts in 0..40 {
-            let wait = back_off(attempts);
-            assert!(wait >= FIRST_RETRY / 2 && wait <= LAST_RETRY, "{attempts}: {wait:?}");
-        }
     }
 }

@@ -95,7 +95,8 @@ pub fn publish_lines(port: u16, login: &[&str], topic: &str, lines: &[String]) -
     let port = port.to_string();
     let mut arguments = vec!["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-l"];
     arguments.extend(login);
-    let mut child = Command::new("mosquitto_pub").args(&arguments).stdin(Stdio::piped()).spawn().expect("mosquitto_pub");
+    let mut child =
+        Command::new("mosquitto_pub").args(&arguments).stdin(Stdio::piped()).spawn().expect("mosquitto_pub");
     let mut stdin = child.stdin.take().expect("piped");
     for line in lines {
         if writeln!(stdin, "{line}").is_err() {
