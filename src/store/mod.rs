@@ -4,7 +4,10 @@
 //! committed and synced. Each file of this room owns some tables, their migrations and the methods of [`Store`] that
 //! use them; nobody outside sees a connection.
 
+mod faults;
 mod migrate;
+mod open;
+mod salvage;
 mod writer;
 
 pub mod alarms;
@@ -26,7 +29,12 @@ use std::{
 };
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    config::log::LogConfig,
+    model::{ids::DeviceId, time::Millis},
+};
 
 pub use writer::Writer;
 
@@ -58,12 +66,52 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+impl StoreError {
+    /// The file is no database, or not a whole one.
+    fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            StoreError::Sql(error) => matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)),
+            StoreError::Damaged(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether writes are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreHealth {
+    Good,
+    /// Nothing is stored and nothing acknowledged; tried again every second.
+    Refusing {
+        reason: String,
+        since: Millis,
+    },
+}
+
+/// What the store must know of its surroundings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreOptions {
+    pub log: LogConfig,
+    /// The device that declares losses.
+    pub gateway: DeviceId,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { log: LogConfig::default(), gateway: DeviceId::new("gateway").expect("a valid id") }
+    }
+}
+
 /// The handle: cheap to clone, dropped by all when the daemon stops.
 #[derive(Clone)]
 pub struct Store {
     queue: mpsc::Sender<writer::Message>,
     readers: Arc<Readers>,
     log: log::Watch,
+    health: watch::Receiver<StoreHealth>,
+    written: watch::Receiver<log::Written>,
+    options: Arc<StoreOptions>,
 }
 
 /// The writer's thread; join it after the last [`Store`] is gone or after [`Store::stop`].
@@ -76,11 +124,32 @@ impl WriterThread {
 }
 
 impl Store {
-    /// Opens or creates the database in `folder`, brings its tables up to date and starts the writer.
+    /// Opens or creates the database in `folder` with default options.
     pub fn open(folder: &Path) -> Result<(Store, WriterThread), StoreError> {
+        Self::open_with(folder, StoreOptions::default())
+    }
+
+    /// Opens or creates the database in `folder`, brings its tables up to date and starts the writer. A damaged
+    /// database is set aside and salvaged, a disk that refuses is waited for ([`Store::health`]); only a database of
+    /// a newer version is an error.
+    pub fn open_with(folder: &Path, options: StoreOptions) -> Result<(Store, WriterThread), StoreError> {
         let path = folder.join("headgate.db");
-        let (queue, thread, log) = writer::start(&path)?;
-        Ok((Store { queue, readers: Arc::new(Readers { path, idle: Default::default() }), log }, WriterThread(thread)))
+        let readers = Arc::new(Readers { path: path.clone(), idle: Default::default() });
+        let started = writer::start(open::Database::new(path, options.clone(), readers.clone()))?;
+        let store = Store {
+            queue: started.queue,
+            readers,
+            log: started.log,
+            health: started.health,
+            written: started.written,
+            options: Arc::new(options),
+        };
+        Ok((store, WriterThread(started.thread)))
+    }
+
+    /// Whether writes are taken, and if not why.
+    pub fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.health.clone()
     }
 
     /// Runs `work` in the current transaction; resolves after it is committed and synced. Work that returns an error
@@ -112,7 +181,7 @@ impl Store {
         let readers = self.readers.clone();
         let done = tokio::task::spawn_blocking(move || {
             let connection = readers.take()?;
-            let result = query(&connection);
+            let result = query(&connection.1);
             readers.give_back(connection);
             result
         });
@@ -131,27 +200,45 @@ impl Store {
 /// Read-only connections that wait for the next reader.
 struct Readers {
     path: PathBuf,
-    idle: std::sync::Mutex<Vec<Connection>>,
+    idle: std::sync::Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// Grows when the file was replaced by another one.
+    file: u64,
+    connections: Vec<Connection>,
 }
 
 impl Readers {
     const KEEP: usize = 2;
 
-    fn take(&self) -> Result<Connection, StoreError> {
-        if let Some(connection) = self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop() {
-            return Ok(connection);
-        }
+    fn take(&self) -> Result<(u64, Connection), StoreError> {
+        let file = {
+            let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
+            if let Some(connection) = idle.connections.pop() {
+                return Ok((idle.file, connection));
+            }
+            idle.file
+        };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.pragma_update(None, "cache_size", -512)?;
-        Ok(connection)
+        Ok((file, connection))
     }
 
-    fn give_back(&self, connection: Connection) {
+    fn give_back(&self, (file, connection): (u64, Connection)) {
         let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
-        if idle.len() < Self::KEEP {
-            idle.push(connection);
+        if idle.connections.len() < Self::KEEP && idle.file == file {
+            idle.connections.push(connection);
         }
+    }
+
+    /// The file is another one now: connections to the old one are of no use.
+    fn replaced(&self) {
+        let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
+        idle.file += 1;
+        idle.connections.clear();
     }
 }

@@ -1,25 +1,29 @@
 //! The append-only log: records in blocks, one sequence per lane, a cursor per consumer.
 
 mod block;
+mod retention;
+mod status;
 mod tail;
 
 use rusqlite::{Connection, OptionalExtension};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+pub use retention::{Gap, Limits};
 pub use tail::{Mark, Tail, Written};
 
-use super::{Store, StoreError, Writer};
+use super::{Store, StoreError, Writer, writer::Message};
 use crate::model::record::{Lane, NewRecord, Record};
 
 pub const MIGRATIONS: &[&str] = &["
-    CREATE TABLE log_urgent (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, data BLOB NOT NULL);
-    CREATE TABLE log_state (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, data BLOB NOT NULL);
-    CREATE TABLE log_telemetry (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, data BLOB NOT NULL);
-    CREATE TABLE log_logs (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE log_urgent (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, lived INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE log_state (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, lived INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE log_telemetry (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, lived INTEGER NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE log_logs (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, lived INTEGER NOT NULL, data BLOB NOT NULL);
     CREATE TABLE log_streams (device TEXT NOT NULL, lane INTEGER NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (device, lane)) WITHOUT ROWID;
     CREATE TABLE log_lanes (lane INTEGER PRIMARY KEY, upto INTEGER NOT NULL);
     CREATE TABLE log_cursors (consumer TEXT NOT NULL, lane INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (consumer, lane)) WITHOUT ROWID;
     CREATE TABLE log_gaps (device TEXT NOT NULL, lane INTEGER NOT NULL, cause TEXT NOT NULL, from_seq INTEGER NOT NULL, to_seq INTEGER NOT NULL, from_ts INTEGER NOT NULL, to_ts INTEGER NOT NULL, count INTEGER, PRIMARY KEY (device, lane, cause)) WITHOUT ROWID;
+    CREATE TABLE log_drops (cause TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE log_boots (boot INTEGER PRIMARY KEY, repair INTEGER);
 "];
 
@@ -30,14 +34,24 @@ struct LaneSql {
     put: &'static str,
     /// The beginning of the block that holds a position.
     holding: &'static str,
+    /// First position, count and birth of the oldest block.
+    oldest: &'static str,
+    data: &'static str,
+    drop: &'static str,
+    /// The latest birth of a block.
+    lived: &'static str,
 }
 
 macro_rules! lane_sql {
     ($table:literal) => {
         LaneSql {
             from: concat!("SELECT first, count, boot, data FROM ", $table, " WHERE first > ?1 ORDER BY first"),
-            put: concat!("INSERT OR REPLACE INTO ", $table, " VALUES (?1, ?2, ?3, ?4, ?5, ?6)"),
+            put: concat!("INSERT OR REPLACE INTO ", $table, " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"),
             holding: concat!("SELECT MAX(first) FROM ", $table, " WHERE first <= ?1"),
+            oldest: concat!("SELECT first, count, lived FROM ", $table, " ORDER BY first LIMIT 1"),
+            data: concat!("SELECT data FROM ", $table, " WHERE first = ?1"),
+            drop: concat!("DELETE FROM ", $table, " WHERE first = ?1"),
+            lived: concat!("SELECT COALESCE((SELECT lived FROM ", $table, " ORDER BY first DESC LIMIT 1), 0)"),
         }
     };
 }
@@ -51,14 +65,34 @@ pub type Watch = watch::Receiver<[u64; 4]>;
 impl Writer {
     /// Appends a record to the group that is being committed; returns its sequence number.
     pub(super) fn append(&mut self, record: NewRecord) -> Result<u64, StoreError> {
-        Ok(self.log.append(record))
+        Ok(self.log.append(record, false))
     }
 }
 
 impl Store {
     /// Appends records; resolves after the commit with their sequence numbers.
     pub async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<u64>, StoreError> {
-        self.write(move |writer| records.into_iter().map(|record| writer.append(record)).collect()).await
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Append(records, Some(reply));
+        self.queue.send(message).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Appends records nobody waits for: they may linger a moment for company, which spares flash. Returns when they
+    /// are queued. While the disk refuses the newest of them are kept in memory; what does not fit is declared later.
+    pub async fn append_lazy(&self, records: Vec<NewRecord>) -> Result<(), StoreError> {
+        self.queue.send(Message::Append(records, None)).await.map_err(|_| StoreError::Stopped)
+    }
+
+    /// Makes records of the loss ledger, if it holds anything; returns how many.
+    pub async fn settle_gaps(&self) -> Result<usize, StoreError> {
+        let open = self.read(|connection| {
+            Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM log_gaps)", [], |row| row.get::<_, bool>(0))?)
+        });
+        if !open.await? {
+            return Ok(0);
+        }
+        self.write(|writer| writer.log.settle_gaps(&writer.connection)).await
     }
 
     /// Records of `lane` after `position`, oldest first, until `records` or `bytes` (of bodies) are reached; at least

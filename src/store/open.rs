@@ -1,0 +1,209 @@
+//! The database file as the writer holds it: opened, bounded, and opened again when the disk recovers.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    Readers, StoreError, StoreHealth, StoreOptions, Writer, faults,
+    log::{self, Limits},
+    migrate, salvage,
+};
+use crate::clock;
+
+/// Bytes of a page, SQLite's default; small pages spare flash where commits are small.
+const PAGE: u64 = 4096;
+/// How often the free space of the file system is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+pub struct Database {
+    path: PathBuf,
+    options: StoreOptions,
+    readers: Arc<Readers>,
+    state: State,
+    looked: Option<(Instant, u64)>,
+}
+
+/// What must happen before the next transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Good,
+    /// The transaction failed: what is in memory is ahead of the disk.
+    Reload,
+    /// The disk failed under the connection: what it believes may be wrong.
+    Reopen(String),
+    /// The file is damaged.
+    Replace(String),
+}
+
+impl Database {
+    pub fn new(path: PathBuf, options: StoreOptions, readers: Arc<Readers>) -> Self {
+        Self { path, options, readers, state: State::Good, looked: None }
+    }
+
+    pub fn linger(&self) -> Duration {
+        self.options.log.linger
+    }
+
+    /// Bytes of records in one transaction at most, so that the write-ahead log stays within its share.
+    pub fn group_bytes(&self) -> usize {
+        (self.wal_share() / 4).min(1 << 20) as usize
+    }
+
+    pub fn health(&self) -> StoreHealth {
+        match &self.state {
+            State::Reopen(reason) => StoreHealth::Refusing { reason: reason.clone(), since: clock::now() },
+            _ => StoreHealth::Good,
+        }
+    }
+
+    /// Opens the file for the first time. Damage is mended, a refusing disk leaves a stand-in that takes nothing.
+    pub fn open(&mut self) -> Result<(Connection, log::Tail, log::Watch), StoreError> {
+        let opened = salvage::finish(&self.path).and_then(|()| self.load(self.connect()?));
+        let opened = match opened {
+            Err(error) if error.is_damage() => {
+                self.replace(&error.to_string()).and_then(|()| self.load(self.connect()?))
+            }
+            other => other,
+        };
+        match opened {
+            Err(StoreError::Unavailable(reason)) => {
+                tracing::error!(reason, "the database cannot be opened; nothing is stored until it can");
+                self.state = State::Reopen(reason);
+                let mut stand_in = Connection::open_in_memory()?;
+                migrate::run(&mut stand_in)?;
+                self.load(stand_in)
+            }
+            other => other,
+        }
+    }
+
+    fn load(&self, connection: Connection) -> Result<(Connection, log::Tail, log::Watch), StoreError> {
+        let (tail, watch) = log::Tail::load(&connection, self.options.gateway.clone())?;
+        Ok((connection, tail, watch))
+    }
+
+    /// Opens, sets the bounds and migrates.
+    fn connect(&self) -> Result<Connection, StoreError> {
+        let mut connection = Connection::open(&self.path)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        let sync = if faults::planted("skip-sync") { "OFF" } else { "FULL" };
+        connection.pragma_update(None, "synchronous", sync)?;
+        connection.pragma_update(None, "foreign_keys", "ON")?;
+        connection.pragma_update(None, "max_page_count", self.most_pages())?;
+        connection.pragma_update(None, "wal_autocheckpoint", self.wal_share() / 3 / PAGE)?;
+        connection.pragma_update(None, "journal_size_limit", self.wal_share())?;
+        connection.set_prepared_statement_cache_capacity(128);
+        migrate::run(&mut connection)?;
+        Ok(connection)
+    }
+
+    /// Sets the damaged file aside and begins a new one with what could be read.
+    fn replace(&mut self, why: &str) -> Result<(), StoreError> {
+        tracing::error!(why, path = %self.path.display(), "the database is damaged; salvaging it");
+        salvage::replace(&self.path, &self.options, why)?;
+        self.readers.replaced();
+        Ok(())
+    }
+
+    /// What a failed transaction means for the next one.
+    pub fn broken(&mut self, error: StoreError) {
+        let next = match &error {
+            error if error.is_damage() => State::Replace(error.to_string()),
+            StoreError::Unavailable(reason) if !reason.contains("full") => State::Reopen(reason.clone()),
+            _ => State::Reload,
+        };
+        // What is worse stays until it is mended.
+        let worse = matches!(next, State::Replace(_)) || matches!(self.state, State::Good | State::Reload);
+        if worse {
+            self.state = next;
+        }
+    }
+
+    /// Mends what the last failure broke; an error means that it cannot be mended yet.
+    pub fn ready(&mut self, writer: &mut Writer) -> Result<(), StoreError> {
+        match self.state.clone() {
+            State::Good => return Ok(()),
+            State::Reload => {}
+            State::Reopen(_) => {
+                writer.connection = self.connect()?;
+                // After a failed sync the system may hold pages as clean that are not on disk: write all anew.
+                let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+                let busy: i64 = writer.connection.query_row(sql, [], |row| row.get(0))?;
+                if busy != 0 {
+                    return Err(StoreError::Unavailable("the write-ahead log is still in use".into()));
+                }
+                self.readers.replaced();
+            }
+            State::Replace(why) => {
+                writer.connection = Connection::open_in_memory()?;
+                self.replace(&why)?;
+                writer.connection = self.connect()?;
+            }
+        }
+        writer.log.reload(&writer.connection)?;
+        writer.shadows.forget();
+        self.state = State::Good;
+        Ok(())
+    }
+
+    /// What the write-ahead log may occupy.
+    fn wal_share(&self) -> u64 {
+        (self.options.log.max_bytes / 8).clamp(1 << 20, 16 << 20)
+    }
+
+    fn most_pages(&self) -> u64 {
+        (self.options.log.max_bytes - self.wal_share()) / PAGE
+    }
+
+    /// How far the log may grow now: below the cap by what other tables need, and no further than it is where the
+    /// file system runs short.
+    pub fn limits(&mut self, connection: &Connection) -> Limits {
+        let most = self.most_pages();
+        let mut pages = most - (most / 32).max(32);
+        let age = i64::try_from(self.options.log.max_age.as_millis()).unwrap_or(i64::MAX);
+        let free = match self.looked {
+            Some((at, free)) if at.elapsed() < LOOK => free,
+            _ => {
+                let free = free_space(&self.path).unwrap_or(u64::MAX);
+                self.looked = Some((Instant::now(), free));
+                free
+            }
+        };
+        if free < self.options.log.keep_free {
+            let now: Result<u64, _> = connection.query_row("PRAGMA page_count", [], |row| row.get(0));
+            pages = pages.min(now.unwrap_or(pages).saturating_sub(16).max(64));
+        }
+        Limits { pages, age }
+    }
+
+    /// Keeps the write-ahead log within its share, also where readers held it open.
+    pub fn bound_wal(&self, connection: &Connection) {
+        let size = std::fs::metadata(wal_of(&self.path)).map_or(0, |meta| meta.len());
+        if size > self.wal_share() {
+            let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+    }
+
+    pub fn close(&self, connection: &mut Connection) {
+        let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    }
+}
+
+pub(super) fn wal_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// Bytes of the file system that ordinary processes may still take.
+fn free_space(path: &Path) -> Option<u64> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let space = rustix::fs::statvfs(folder).ok()?;
+    Some(space.f_bavail * space.f_frsize)
+}

@@ -1,0 +1,176 @@
+//! A damaged database: set aside under a name of its own, what can be read taken over, the loss declared.
+//!
+//! ```text
+//!  marker written ─▶ file renamed to …damaged-<n> ─▶ new file built beside ─▶ renamed into place ─▶ marker removed
+//! ```
+//! A kill at any point is continued at the next start. The damaged file is kept for whoever wants to look at it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OpenFlags, types::Value};
+
+use super::{
+    StoreError, StoreOptions, faults,
+    log::{Limits, Tail},
+    migrate,
+    open::wal_of,
+};
+use crate::clock;
+
+/// How far the numbers of a stream are moved on, because the end of it may have been lost after it was sent.
+const AHEAD: u64 = 1_000_000;
+
+/// Continues a salvage that a kill interrupted.
+pub fn finish(path: &Path) -> Result<(), StoreError> {
+    let Ok(name) = fs::read_to_string(with(path, ".salvaging")) else { return Ok(()) };
+    let aside = path.with_file_name(name.trim());
+    if path.exists() && aside.exists() {
+        return done(path);
+    }
+    Err(StoreError::Damaged("a salvage was interrupted".into()))
+}
+
+/// Sets the file aside and puts a new one in its place that holds what could be read.
+pub fn replace(path: &Path, options: &StoreOptions, why: &str) -> Result<(), StoreError> {
+    let marker = with(path, ".salvaging");
+    let aside = match fs::read_to_string(&marker) {
+        Ok(name) => path.with_file_name(name.trim()),
+        Err(_) => {
+            let free = (1..).map(|n| with(path, &format!(".damaged-{n}"))).find(|path| !path.exists());
+            let aside = free.expect("numbers do not end");
+            fs::write(&marker, aside.file_name().unwrap_or_default().as_encoded_bytes()).map_err(disk)?;
+            sync(path)?;
+            aside
+        }
+    };
+    for (from, to) in [(path.to_owned(), aside.clone()), (wal_of(path), wal_of(&aside))] {
+        if from.exists() && !to.exists() {
+            fs::rename(&from, &to).map_err(disk)?;
+            faults::point("set-aside");
+        }
+    }
+    let _ = fs::remove_file(with(path, "-shm"));
+    sync(path)?;
+    let fresh = with(path, ".new");
+    for left in [fresh.clone(), wal_of(&fresh), with(&fresh, "-shm")] {
+        let _ = fs::remove_file(left);
+    }
+    let saved = build(&fresh, &aside, options)?;
+    fs::rename(&fresh, path).map_err(disk)?;
+    faults::point("put-in-place");
+    done(path)?;
+    tracing::warn!(why, set_aside = %aside.display(), rows = saved, "a new database was begun with what could be read");
+    Ok(())
+}
+
+fn done(path: &Path) -> Result<(), StoreError> {
+    sync(path)?;
+    fs::remove_file(with(path, ".salvaging")).map_err(disk)?;
+    sync(path)
+}
+
+/// A new database with all rows of the old one that can be read; returns how many.
+fn build(fresh: &Path, aside: &Path, options: &StoreOptions) -> Result<u64, StoreError> {
+    let mut new = Connection::open(fresh)?;
+    migrate::run(&mut new)?;
+    let old = Connection::open_with_flags(aside, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    new.pragma_update(None, "foreign_keys", "OFF")?;
+    let mut saved = 0;
+    let mut numbers = true;
+    let change = new.transaction()?;
+    if let Ok(old) = old {
+        let tables: Vec<String> = {
+            let sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'migrations'";
+            let mut statement = change.prepare(sql)?;
+            statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?
+        };
+        // References may point at rows that are lost; what is left is more worth than the rule.
+        for table in tables {
+            let (rows, whole) = copy(&old, &change, &table);
+            saved += rows;
+            numbers &= whole || table != "log_streams";
+        }
+    } else {
+        numbers = false;
+    }
+    if !numbers {
+        // A stream of which nothing is left begins where it cannot have been.
+        let base = u64::try_from(clock::now().seconds()).unwrap_or(1) * 1000;
+        let sql = "INSERT OR REPLACE INTO settings VALUES ('log.seq-base', ?1)";
+        change.execute(sql, [base.to_string().into_bytes()])?;
+    }
+    let (mut tail, _) = Tail::load(&change, options.gateway.clone())?;
+    declare(&mut tail, &change)?;
+    tail.flush(&change, Limits { pages: u64::MAX, age: i64::MAX })?;
+    change.commit()?;
+    new.execute_batch("PRAGMA journal_mode = DELETE")?;
+    drop(new);
+    fs::File::open(fresh).and_then(|file| file.sync_all()).map_err(disk)?;
+    Ok(saved)
+}
+
+/// Copies a table from both ends towards the damage; returns the rows and whether it was the whole.
+fn copy(old: &Connection, new: &Connection, table: &str) -> (u64, bool) {
+    let columns = |connection: &Connection| -> Vec<String> {
+        let sql = format!("SELECT name FROM pragma_table_info('{table}') ORDER BY pk = 0, pk, cid");
+        let Ok(mut statement) = connection.prepare(&sql) else { return Vec::new() };
+        statement.query_map([], |row| row.get(0)).map(|rows| rows.flatten().collect()).unwrap_or_default()
+    };
+    let there = columns(old);
+    let shared: Vec<String> = columns(new).into_iter().filter(|name| there.contains(name)).collect();
+    let Some(key) = shared.first() else { return (0, false) };
+    let list = shared.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let marks = vec!["?"; shared.len()].join(", ");
+    let insert = format!("INSERT OR IGNORE INTO \"{table}\" ({list}) VALUES ({marks})");
+    let mut saved = 0;
+    for direction in ["ASC", "DESC"] {
+        let select = format!("SELECT {list} FROM \"{table}\" ORDER BY \"{key}\" {direction}");
+        let (Ok(mut rows), Ok(mut insert)) = (old.prepare(&select), new.prepare(&insert)) else { continue };
+        let Ok(mut rows) = rows.query([]) else { continue };
+        loop {
+            match rows.next() {
+                Ok(Some(row)) => {
+                    let values = (0..shared.len()).map(|index| row.get::<_, Value>(index));
+                    let Ok(values) = values.collect::<Result<Vec<_>, _>>() else { continue };
+                    saved += insert.execute(rusqlite::params_from_iter(values)).unwrap_or(0) as u64;
+                }
+                // The whole table was read: the other direction has nothing to add.
+                Ok(None) => return (saved, direction == "ASC"),
+                Err(error) => {
+                    tracing::warn!(table, direction, %error, "a table could be read in part only");
+                    break;
+                }
+            }
+        }
+    }
+    (saved, false)
+}
+
+/// Moves every stream on and declares what may have been lost: holes within what was read, and the unknown end.
+fn declare(tail: &mut Tail, connection: &Connection) -> Result<(), StoreError> {
+    let mut lost = tail.holes(connection)?;
+    lost.extend(tail.skip_ahead(AHEAD));
+    for gap in lost {
+        tail.declare(connection, gap)?;
+    }
+    tail.snapshot(connection)
+}
+
+fn with(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Makes renames in the folder durable.
+fn sync(path: &Path) -> Result<(), StoreError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(disk)
+}
+
+fn disk(error: std::io::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}

@@ -1,0 +1,218 @@
+//! The log as those see it who rely on it: the cap is held and losses are declared, a full disk is waited for, damage
+//! is survived.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use headgate::{
+    config::log::LogConfig,
+    model::{
+        ids::DeviceId,
+        record::{Kind, Lane, NewRecord, Record},
+        time::Millis,
+    },
+    store::{Store, StoreHealth, StoreOptions},
+};
+use serde_json::Value as Json;
+
+fn reading(device: &str, n: u64, size: usize) -> NewRecord {
+    // Digits that compress badly, so that sizes are what they seem.
+    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let noise: String = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(33 + (state >> 33) as u8 % 90)
+    })
+    .filter(|c| *c != '"' && *c != '\\')
+    .take(size)
+    .collect();
+    NewRecord {
+        device: DeviceId::new(device).expect("id"),
+        kind: Kind::Telemetry,
+        name: None,
+        ts: Millis(1_760_000_000_000 + n as i64),
+        body: format!("{{\"values\":{{\"n\":{n},\"noise\":\"{noise}\"}}}}").into(),
+    }
+}
+
+fn options(max_bytes: u64) -> StoreOptions {
+    let log = LogConfig { max_bytes, keep_free: 0, ..LogConfig::default() };
+    StoreOptions { log, gateway: DeviceId::new("gw").expect("id") }
+}
+
+async fn all(store: &Store, lane: Lane) -> Vec<Record> {
+    let mut records: Vec<Record> = Vec::new();
+    loop {
+        let after = records.last().map_or(0, |record| record.position);
+        let more = store.read_after(lane, after, 1000, 1 << 20).await.expect("read");
+        if more.is_empty() {
+            return records;
+        }
+        records.extend(more);
+    }
+}
+
+/// Per device of telemetry: everything from 1 to `upto` is either there or declared, nothing both.
+async fn is_complete(store: &Store, upto: u64, devices: &[&str]) -> BTreeMap<String, u64> {
+    let mut causes = BTreeMap::new();
+    let mut seen: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    for record in all(store, Lane::Urgent).await {
+        assert_eq!(record.record.kind, Kind::Gap);
+        let gap: Json = serde_json::from_slice(&record.record.body).expect("json");
+        if gap["class"] != "telemetry" {
+            continue;
+        }
+        let range = (gap["fromSeq"].as_u64().expect("from"), gap["toSeq"].as_u64().expect("to"));
+        assert_eq!(gap["count"].as_u64().unwrap_or(range.1 - range.0 + 1), range.1 - range.0 + 1);
+        *causes.entry(gap["cause"].as_str().expect("cause").to_owned()).or_default() += range.1 - range.0 + 1;
+        seen.entry(gap["device"].as_str().expect("device").to_owned()).or_default().push(range);
+    }
+    for record in all(store, Lane::Telemetry).await {
+        seen.entry(record.record.device.to_string()).or_default().push((record.seq, record.seq));
+    }
+    for device in devices {
+        let ranges = seen.get_mut(*device).unwrap_or_else(|| panic!("{device}: nothing"));
+        ranges.sort_unstable();
+        let mut next = 1;
+        for (from, to) in ranges.iter() {
+            assert_eq!(*from, next, "{device}: a hole or a double before {from}: {ranges:?}");
+            next = to + 1;
+        }
+        assert!(next > upto, "{device}: ends at {next}, expected {upto}");
+    }
+    causes
+}
+
+fn bytes_in(folder: &Path) -> u64 {
+    fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").metadata().expect("meta").len()).sum()
+}
+
+#[tokio::test]
+async fn the_cap_holds_and_what_goes_is_declared_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let cap = 4 << 20;
+    let (store, thread) = Store::open_with(folder.path(), options(cap)).expect("open");
+    let mut most = 0;
+    for batch in 0..100 {
+        let records = (0..200).map(|n| reading(["a", "b"][n % 2], batch * 200 + n as u64, 400)).collect();
+        store.append(records).await.expect("stored");
+        most = most.max(bytes_in(folder.path()));
+    }
+    assert!(store.settle_gaps().await.expect("settled") > 0);
+    let causes = is_complete(&store, 10_000, &["a", "b"]).await;
+    assert!(causes["quota"] > 5_000, "{causes:?}");
+    // The shared-memory index of the write-ahead log is a file of its own.
+    assert!(most <= cap + (64 << 10), "grew to {most} of {cap}");
+    let status = store.log_status("cloud").await.expect("status");
+    assert_eq!(status.dropped["quota"], causes["quota"]);
+    store.stop().await;
+    thread.join();
+}
+
+#[tokio::test]
+async fn what_the_cloud_has_goes_first_and_is_no_loss() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (store, _thread) = Store::open_with(folder.path(), options(4 << 20)).expect("open");
+    for batch in 0..60 {
+        let records = (0..200).map(|n| reading("a", batch * 200 + n, 400)).collect();
+        store.append(records).await.expect("stored");
+        for lane in Lane::ALL {
+            let newest = store.appended().borrow()[lane as usize];
+            store.move_cursor("cloud", lane, newest).await.expect("moved");
+        }
+    }
+    assert_eq!(store.settle_gaps().await.expect("settled"), 0);
+    assert!(all(&store, Lane::Telemetry).await[0].seq > 1_000);
+}
+
+#[tokio::test]
+async fn declarations_that_are_lost_are_declared_again() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (store, _thread) = Store::open_with(folder.path(), options(4 << 20)).expect("open");
+    for batch in 0..60 {
+        store.append((0..200).map(|n| reading("a", batch * 200 + n, 400)).collect()).await.expect("stored");
+        store.settle_gaps().await.expect("settled");
+        // Events are as urgent as declarations: enough of them, and declarations must go as well.
+        if batch >= 40 {
+            let event = |n| NewRecord { kind: Kind::Event, ..reading("e", n, 2000) };
+            store.append((0..150).map(event).collect()).await.expect("stored");
+        }
+    }
+    store.settle_gaps().await.expect("settled");
+    let mut gone = 0;
+    let mut ranges = Vec::new();
+    for record in all(&store, Lane::Urgent).await {
+        if record.record.kind != Kind::Gap {
+            continue;
+        }
+        let gap: Json = serde_json::from_slice(&record.record.body).expect("json");
+        if gap["device"] == "a" {
+            gone += gap["count"].as_u64().expect("count");
+            ranges.push((gap["fromSeq"].as_u64().expect("from"), gap["toSeq"].as_u64().expect("to")));
+        }
+    }
+    ranges.sort_unstable();
+    let kept = all(&store, Lane::Telemetry).await.iter().filter(|record| record.record.device.as_str() == "a").count();
+    assert_eq!(gone + kept as u64, 12_000, "{ranges:?}");
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_is_waited_for_and_readings_nobody_waited_for_are_kept() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (store, thread) = Store::open_with(folder.path(), options(8 << 20)).expect("open");
+    store.append(vec![reading("a", 1, 20)]).await.expect("stored");
+    store.stop().await;
+    thread.join();
+    // A folder where the file should be: the database cannot be opened until it is gone.
+    let path = folder.path().join("headgate.db");
+    let away = folder.path().join("away");
+    fs::rename(&path, &away).expect("moved");
+    fs::create_dir(&path).expect("in the way");
+    let (store, thread) = Store::open_with(folder.path(), options(8 << 20)).expect("boots all the same");
+    assert!(matches!(&*store.health().borrow(), StoreHealth::Refusing { .. }));
+    store.append(vec![reading("a", 2, 20)]).await.expect_err("not acknowledged");
+    store.append_lazy((3..30).map(|n| reading("a", n, 20)).collect()).await.expect("queued");
+    fs::remove_dir(&path).expect("removed");
+    fs::rename(&away, &path).expect("back");
+    let mut health = store.health();
+    let good = health.wait_for(|health| *health == StoreHealth::Good);
+    tokio::time::timeout(Duration::from_secs(10), good).await.expect("recovers").expect("runs");
+    let mut appended = store.appended();
+    let there = appended.wait_for(|newest| newest[Lane::Telemetry as usize] == 28);
+    tokio::time::timeout(Duration::from_secs(10), there).await.expect("kept").expect("runs");
+    assert_eq!(all(&store, Lane::Telemetry).await.last().expect("some").seq, 28);
+    store.stop().await;
+    thread.join();
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_set_aside_salvaged_and_declared() {
+    for (from, to, least) in [(0, 4096, 0), (100 << 10, 140 << 10, 2000)] {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("headgate.db");
+        let (store, thread) = Store::open_with(folder.path(), options(64 << 20)).expect("open");
+        for batch in 0..20 {
+            store.append((0..200).map(|n| reading("a", batch * 200 + n, 300)).collect()).await.expect("stored");
+        }
+        store.set_setting("kept", *b"yes").await.expect("set");
+        store.stop().await;
+        thread.join();
+        let mut bytes = fs::read(&path).expect("database");
+        bytes[from..to].fill(0x5a);
+        fs::write(&path, bytes).expect("damaged");
+
+        let (store, thread) = Store::open_with(folder.path(), options(64 << 20)).expect("boots");
+        // Damage deep inside shows when it is met.
+        let seqs = store.append(vec![reading("a", 1, 20)]).await;
+        let _ = all(&store, Lane::Telemetry).await;
+        store.settle_gaps().await.expect("settled");
+        if least == 0 {
+            assert!(folder.path().join("headgate.db.damaged-1").exists());
+            let causes = is_complete(&store, seqs.expect("stored")[0], &["a"]).await;
+            assert!(causes["damage"] > 1_000_000, "{causes:?}");
+        } else {
+            assert!(all(&store, Lane::Telemetry).await.len() > least);
+            assert_eq!(store.setting("kept").await.expect("read"), Some(b"yes".to_vec()));
+        }
+        store.stop().await;
+        thread.join();
+    }
+}
