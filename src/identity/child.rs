@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{command::RefusalCode, device::Lifecycle, ids::DeviceId, time::Millis};
+use crate::{
+    model::{command::RefusalCode, device::Lifecycle, ids::DeviceId, time::Millis},
+    store::credentials::CredentialKind,
+};
 
 /// A login as it arrived. `certificates` are those the TLS verifier accepted, leaf first; `None` or empty without one.
 #[derive(Clone, Copy)]
@@ -46,17 +49,6 @@ impl fmt::Debug for CredentialId {
     }
 }
 
-/// How a child proves who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CredentialKind {
-    /// 256 random bits made here.
-    Token,
-    /// Chosen by a person.
-    Password,
-    /// X.509 over mutual TLS.
-    Certificate,
-}
 
 /// Who somebody turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,152 @@
+//! Failed logins and the delays they earn: a plain value, told the time.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+/// Names and addresses that are remembered; beyond it the oldest are forgotten.
+const MOST: usize = 10_000;
+/// Longest delay.
+const LONGEST: Duration = Duration::from_secs(300);
+/// After this long without a failure everything is forgiven.
+const FORGIVEN: Duration = Duration::from_secs(3600);
+
+/// Who is counted. An account from one address fills up first, so that a stranger cannot lock out a child that comes
+/// from elsewhere; the account as a whole and the address as a whole have more patience.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Whose {
+    Pair(String, Option<IpAddr>),
+    Account(String),
+    Address(IpAddr),
+}
+
+impl Whose {
+    /// Failures without a delay.
+    fn patience(&self) -> u32 {
+        match self {
+            Whose::Pair(..) => 5,
+            Whose::Address(_) => 20,
+            Whose::Account(_) => 50,
+        }
+    }
+
+    fn of(account: &str, address: Option<IpAddr>) -> impl Iterator<Item = Whose> {
+        // An account's name is whatever a stranger sent: keep little of it.
+        let account: String = account.chars().take(64).collect();
+        let pair = Whose::Pair(account.clone(), address);
+        [Some(pair), Some(Whose::Account(account)), address.map(Whose::Address)].into_iter().flatten()
+    }
+}
+
+#[derive(Debug)]
+struct Record {
+    failures: u32,
+    last: Instant,
+    until: Instant,
+}
+
+/// The failures of late.
+#[derive(Debug, Default)]
+pub(super) struct Failures(HashMap<Whose, Record>);
+
+impl Failures {
+    /// How long this account from this address must still wait, if it must.
+    pub fn wait(&self, account: &str, address: Option<IpAddr>, now: Instant) -> Option<Duration> {
+        let left = |whose| self.0.get(&whose).map(|r| r.until.saturating_duration_since(now));
+        Whose::of(account, address).filter_map(left).max().filter(|left| !left.is_zero())
+    }
+
+    /// Counts a failure: after the patience each one doubles the delay, from 1 s to 5 min. Returns the delay.
+    pub fn failed(&mut self, account: &str, address: Option<IpAddr>, now: Instant) -> Duration {
+        if self.0.len() >= MOST {
+            self.forget(now);
+        }
+        let mut longest = Duration::ZERO;
+        for whose in Whose::of(account, address) {
+            let patience = whose.patience();
+            let record = self.0.entry(whose).or_insert(Record { failures: 0, last: now, until: now });
+            if now.saturating_duration_since(record.last) > FORGIVEN {
+                record.failures = 0;
+            }
+            record.failures = record.failures.saturating_add(1);
+            record.last = now;
+            if record.failures >= patience {
+                let doublings = (record.failures - patience).min(9);
+                let delay = Duration::from_secs(1 << doublings).min(LONGEST);
+                record.until = now + delay;
+                longest = longest.max(delay);
+            }
+        }
+        longest
+    }
+
+    /// A success clears the pair and the account; the address may still be one that tries others.
+    pub fn succeeded(&mut self, account: &str, address: Option<IpAddr>) {
+        for whose in Whose::of(account, address).filter(|whose| !matches!(whose, Whose::Address(_))) {
+            self.0.remove(&whose);
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.0.retain(|_, r| now.saturating_duration_since(r.last) <= FORGIVEN);
+        if self.0.len() >= MOST {
+            let mut times: Vec<Instant> = self.0.values().map(|r| r.last).collect();
+            times.sort_unstable();
+            let middle = times[times.len() / 2];
+            self.0.retain(|_, r| r.last > middle);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
+    const AWAY: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)));
+
+    #[test]
+    fn an_hour_of_guessing_gets_few_guesses() {
+        let mut failures = Failures::default();
+        let start = Instant::now();
+        let (mut now, mut guesses) = (start, 0);
+        while now < start + Duration::from_secs(3600) {
+            match failures.wait("anna", HOME, now) {
+                Some(wait) => now += wait,
+                None => {
+                    failures.failed("anna", HOME, now);
+                    guesses += 1;
+                }
+            }
+        }
+        assert!((10..40).contains(&guesses), "{guesses} guesses in an hour");
+    }
+
+    #[test]
+    fn a_stranger_does_not_lock_out_who_comes_from_elsewhere() {
+        let mut failures = Failures::default();
+        let now = Instant::now();
+        for _ in 0..10 {
+            failures.failed("meter-1", AWAY, now);
+        }
+        assert!(failures.wait("meter-1", AWAY, now).is_some());
+        assert_eq!(failures.wait("meter-1", HOME, now), None);
+        failures.succeeded("meter-1", HOME);
+        for n in 0..30 {
+            failures.failed(&format!("meter-{n}"), AWAY, now);
+        }
+        assert!(failures.wait("somebody new", AWAY, now).is_some(), "an address that tries many names");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut failures = Failures::default();
+        let now = Instant::now();
+        for n in 0..50_000u32 {
+            failures.failed(&n.to_string(), None, now + Duration::from_millis(u64::from(n)));
+        }
+        assert!(failures.0.len() <= MOST + 3, "{}", failures.0.len());
+    }
+}
