@@ -58,34 +58,43 @@ impl Failures {
         Whose::of(account, address).filter_map(left).max().filter(|left| !left.is_zero())
     }
 
-    /// Counts a failure: after the patience each one doubles the delay, from 1 s to 5 min. Returns the delay.
-    pub fn failed(&mut self, account: &str, address: Option<IpAddr>, now: Instant) -> Duration {
+    /// Counts a failure: after the patience each one doubles the delay, from 1 s to 5 min.
+    pub fn failed(&mut self, account: &str, address: Option<IpAddr>, now: Instant) {
+        Whose::of(account, address).for_each(|whose| self.count(whose, now));
+    }
+
+    /// Counts an attempt as failed before it is judged, so that many at once gain nothing. Not for the address: many
+    /// children may come back from one at the same time.
+    pub fn attempted(&mut self, account: &str, address: Option<IpAddr>, now: Instant) {
+        let accounts = Whose::of(account, address).filter(|whose| !matches!(whose, Whose::Address(_)));
+        accounts.for_each(|whose| self.count(whose, now));
+    }
+
+    /// The attempt was judged: clears the account, or blames the address.
+    pub fn judged(&mut self, right: bool, account: &str, address: Option<IpAddr>, now: Instant) {
+        for whose in Whose::of(account, address) {
+            match (right, &whose) {
+                (false, Whose::Address(_)) => self.count(whose, now),
+                (true, Whose::Account(_) | Whose::Pair(..)) => drop(self.0.remove(&whose)),
+                _ => {}
+            }
+        }
+    }
+
+    fn count(&mut self, whose: Whose, now: Instant) {
         if self.0.len() >= MOST {
             self.forget(now);
         }
-        let mut longest = Duration::ZERO;
-        for whose in Whose::of(account, address) {
-            let patience = whose.patience();
-            let record = self.0.entry(whose).or_insert(Record { failures: 0, last: now, until: now });
-            if now.saturating_duration_since(record.last) > FORGIVEN {
-                record.failures = 0;
-            }
-            record.failures = record.failures.saturating_add(1);
-            record.last = now;
-            if record.failures >= patience {
-                let doublings = (record.failures - patience).min(9);
-                let delay = Duration::from_secs(1 << doublings).min(LONGEST);
-                record.until = now + delay;
-                longest = longest.max(delay);
-            }
+        let patience = whose.patience();
+        let record = self.0.entry(whose).or_insert(Record { failures: 0, last: now, until: now });
+        if now.saturating_duration_since(record.last) > FORGIVEN {
+            record.failures = 0;
         }
-        longest
-    }
-
-    /// A success clears the pair and the account; the address may still be one that tries others.
-    pub fn succeeded(&mut self, account: &str, address: Option<IpAddr>) {
-        for whose in Whose::of(account, address).filter(|whose| !matches!(whose, Whose::Address(_))) {
-            self.0.remove(&whose);
+        record.failures = record.failures.saturating_add(1);
+        record.last = now;
+        if record.failures >= patience {
+            let doublings = (record.failures - patience).min(9);
+            record.until = now + Duration::from_secs(1 << doublings).min(LONGEST);
         }
     }
 
@@ -133,7 +142,8 @@ mod tests {
         }
         assert!(failures.wait("meter-1", AWAY, now).is_some());
         assert_eq!(failures.wait("meter-1", HOME, now), None);
-        failures.succeeded("meter-1", HOME);
+        failures.judged(true, "meter-1", HOME, now);
+        assert_eq!(failures.wait("meter-1", HOME, now), None);
         for n in 0..30 {
             failures.failed(&format!("meter-{n}"), AWAY, now);
         }

@@ -49,7 +49,6 @@ impl fmt::Debug for CredentialId {
     }
 }
 
-
 /// Who somebody turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
@@ -68,12 +67,15 @@ pub enum LoginRefused {
     /// Neither a certificate nor a password was given.
     #[error("no credentials were given")]
     NoCredentials,
-    /// Unknown name, wrong secret, revoked credential, or a certificate that is not this child's.
+    /// Unknown name, wrong secret, or a certificate that is not this child's.
     #[error("bad credentials")]
     BadCredentials,
     /// The credential is right, but has run out.
     #[error("credential {credential} of {device} ran out")]
     Expired { device: DeviceId, credential: CredentialId },
+    /// The credential was right once.
+    #[error("credential {credential} of {device} was revoked")]
+    Revoked { device: DeviceId, credential: CredentialId },
     /// The credential is right, the device may not talk.
     #[error("device {device} is {lifecycle:?}")]
     NotActive { device: DeviceId, lifecycle: Lifecycle },
@@ -95,6 +97,7 @@ impl LoginRefused {
             Self::NoCredentials => "give a user name and password or token, or a client certificate".into(),
             Self::BadCredentials => "bad user name or password".into(),
             Self::Expired { .. } => "the credential has run out; enrol again".into(),
+            Self::Revoked { .. } => "the credential was revoked; enrol again".into(),
             Self::NotActive { lifecycle, .. } => format!("this device is {lifecycle:?}").to_lowercase(),
             Self::ClientId { device, .. } => {
                 format!("the client id must be \"{device}\", or begin with \"{device}/\", or be empty")

@@ -1,18 +1,52 @@
 //! Who children are: tokens, passwords, certificates, and the gateway as their certificate authority.
+//!
+//! ```text
+//!  CONNECT ─▶ door ─ table (memory) ─▶ Principal          technician ─▶ login ─▶ session
+//!  issue, rotate, revoke, enrol ─▶ store (with its trace) ─▶ table ─▶ TLS swapped ─▶ revoked()
+//! ```
+//!
+//! Knows nothing of MQTT or HTTP: the broker and the page call [`Identity`].
 
-mod login;
+mod authority;
+mod backoff;
+mod certificate;
+mod child;
+mod credentials;
+mod door;
+mod files;
+mod names;
+mod password;
+mod secret;
+mod sessions;
+mod table;
+mod tend;
 
+pub mod login;
 pub mod tls;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use tokio::sync::broadcast;
 
-pub use login::{CredentialId, CredentialKind, Login, LoginRefused, Principal};
+pub use authority::AuthorityError;
+pub use child::{CredentialId, Login, LoginRefused, Principal};
+pub use credentials::{CredentialView, Expiring, Issue, Issued, Standing};
+pub use files::FileError;
+pub use password::{BadPassword, check_password};
+pub use secret::Secret;
+
+pub use crate::store::credentials::CredentialKind;
 
 use crate::{
+    clock,
     config::identity::IdentityConfig,
-    model::ids::DeviceId,
+    model::{
+        command::{Refusal, RefusalCode},
+        ids::DeviceId,
+    },
     store::{Store, StoreError},
 };
 
@@ -24,46 +58,132 @@ const CHANGES: usize = 256;
 pub enum IdentityError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Password(#[from] BadPassword),
+    /// What was asked for does not exist.
+    #[error("{0}")]
+    Unknown(String),
+    /// What was asked for is not possible, and why.
+    #[error("{0}")]
+    Refused(String),
+    /// Too much is going on; ask again.
+    #[error("{0}")]
+    Busy(String),
 }
 
-/// Cheap handle: the credentials' tables in memory over the store, the authority, and the stream of changes.
+impl From<IdentityError> for Refusal {
+    fn from(error: IdentityError) -> Self {
+        let code = match &error {
+            IdentityError::Store(_) | IdentityError::File(_) => RefusalCode::StoreUnavailable,
+            IdentityError::Authority(AuthorityError::Request(_))
+            | IdentityError::Password(_)
+            | IdentityError::Refused(_) => RefusalCode::PayloadInvalid,
+            IdentityError::Unknown(_) => RefusalCode::UnknownDevice,
+            IdentityError::Busy(_) => RefusalCode::Busy,
+            IdentityError::Authority(_) | IdentityError::Tls(_) => RefusalCode::Internal,
+        };
+        Refusal::new(code, error.to_string())
+    }
+}
+
+/// Cheap handle: the credentials in memory over the store, the authority, the listeners' TLS, the technicians.
 #[derive(Clone)]
 pub struct Identity {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    #[allow(dead_code)]
     store: Store,
+    /// `<state>/identity`.
+    folder: PathBuf,
+    config: RwLock<Arc<IdentityConfig>>,
+    authority: authority::Authority,
+    table: RwLock<table::Table>,
+    failures: Mutex<backoff::Failures>,
+    hashing: password::Hashing,
+    /// Key of the keyed hashes of passwords that were right once; lives as long as the process.
+    quick: aws_lc_rs::hmac::Key,
     changed: broadcast::Sender<DeviceId>,
+    tls: tls::Swap,
+    shown: Mutex<tend::Shown>,
+    desk: login::Desk,
 }
 
 impl Identity {
-    /// Loads the credentials and makes what is missing below `state` (`identity/`: the authority, the server's
-    /// certificate).
-    pub async fn open(store: Store, _config: &IdentityConfig, _state: &Path) -> Result<Identity, IdentityError> {
-        Ok(Identity { inner: Arc::new(Inner { store, changed: broadcast::channel(CHANGES).0 }) })
-    }
-
-    /// Who is at the door? Call it for every CONNECT; on a TLS connection hand in the verified client certificates.
-    pub async fn authenticate(&self, _login: Login<'_>) -> Result<Principal, LoginRefused> {
-        Err(LoginRefused::BadCredentials)
+    /// Loads the credentials and makes what is missing below `state` (`identity/`, mode 0700: the authority, the
+    /// server's certificate). `name` is the gateway's id. Fails where a file or the user's own certificate is wrong.
+    pub async fn open(
+        store: Store,
+        config: &IdentityConfig,
+        state: &Path,
+        name: &str,
+    ) -> Result<Identity, IdentityError> {
+        let folder = state.join("identity");
+        files::private_folder(&folder)?;
+        let authority = authority::Authority::open(&folder, name, clock::now())?;
+        let table = table::Table::new(store.credentials().await?);
+        let desk = login::Desk::load(&store).await?;
+        let (material, shown) = tend::material(&folder, config, &authority, &table, clock::now())?;
+        let inner = Inner {
+            tls: tls::Swap::new(&material)?,
+            shown: Mutex::new(shown),
+            store,
+            folder,
+            config: RwLock::new(Arc::new(config.clone())),
+            authority,
+            table: RwLock::new(table),
+            failures: Mutex::default(),
+            hashing: password::Hashing::new(),
+            quick: aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret::random::<32>()),
+            changed: broadcast::channel(CHANGES).0,
+            desk,
+        };
+        Ok(Identity { inner: Arc::new(inner) })
     }
 
     /// Devices whose standing changed: a credential was revoked or has run out, or the lifecycle says stop. For each
-    /// one ask [`Identity::still_stands`] about its live sessions and drop those for which the answer is no. After
-    /// `Lagged` ask about all sessions.
+    /// one ask [`Identity::still_stands`] and the registry about its live sessions and drop those that may not go on.
+    /// After `Lagged` ask about all sessions.
     pub fn revoked(&self) -> broadcast::Receiver<DeviceId> {
         self.inner.changed.subscribe()
     }
 
-    /// Whether a session that was opened as `principal` may go on. Answers from memory.
-    pub fn still_stands(&self, _principal: &Principal) -> bool {
-        true
-    }
-
-    /// For the registry: the lifecycle of `device` changed, its live sessions must be looked at again.
+    /// For the registry: `device` may not talk any more (or its groups changed), look at its live sessions again.
     pub fn lifecycle_changed(&self, device: &DeviceId) {
         let _ = self.inner.changed.send(device.clone());
+    }
+
+    /// The listeners' TLS.
+    pub fn tls(&self) -> tls::Server {
+        self.inner.tls.server()
+    }
+
+    /// The authority's certificate (PEM): what children and browsers pin.
+    pub fn authority_pem(&self) -> &str {
+        &self.inner.authority.pem
+    }
+
+    /// SHA-256 of the authority's certificate, in hex with colons, to be compared by eye.
+    pub fn authority_fingerprint(&self) -> String {
+        let hash = secret::sha256(&self.inner.authority.certificate);
+        hash.map(|byte| format!("{byte:02X}")).join(":")
+    }
+
+    fn config(&self) -> Arc<IdentityConfig> {
+        self.inner.config.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, table::Table> {
+        self.inner.table.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn table_mut(&self) -> RwLockWriteGuard<'_, table::Table> {
+        self.inner.table.write().unwrap_or_else(|e| e.into_inner())
     }
 }

@@ -5,10 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use argon2::{
-    Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version,
-    password_hash::phc::PasswordHash,
-};
+use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version, password_hash::phc::PasswordHash};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -43,7 +40,7 @@ impl Hashing {
     pub async fn hash(&self, password: &[u8]) -> Result<String, Crowded> {
         let password = Zeroizing::new(password.to_vec());
         self.run(move || {
-            let hash: argon2::password_hash::phc::PasswordHash =
+            let hash: PasswordHash =
                 argon2().hash_password(&password).expect("a password of accepted length can be hashed");
             hash.to_string()
         })
@@ -53,7 +50,7 @@ impl Hashing {
     /// Whether `password` is the one behind `stored`. Without a stored hash the answer is no, after the same time.
     pub async fn verify(&self, password: &[u8], stored: Option<&str>) -> Result<bool, Crowded> {
         static NOBODY: LazyLock<String> = LazyLock::new(|| {
-            let hash: argon2::password_hash::phc::PasswordHash =
+            let hash: PasswordHash =
                 argon2().hash_password(&super::secret::random::<16>()).expect("random bytes can be hashed");
             hash.to_string()
         });
@@ -62,8 +59,7 @@ impl Hashing {
         self.run(move || {
             let known = stored.is_some();
             let stored = stored.as_deref().unwrap_or(&NOBODY);
-            let right = PasswordHash::new(stored)
-                .is_ok_and(|hash| argon2().verify_password(&password, &hash).is_ok());
+            let right = PasswordHash::new(stored).is_ok_and(|hash| argon2().verify_password(&password, &hash).is_ok());
             known && right
         })
         .await
@@ -130,15 +126,103 @@ pub fn check_password(password: &str, name: &str) -> Result<(), BadPassword> {
 /// Words that long common passwords are made of, beside digits and signs: the product's own, and those that head
 /// every list of leaked passwords.
 const WORDS: &[&str] = &[
-    "headgate", "gateway", "technician", "operator", "maintenance", "default", "factory", "modbus", "mqtt", "password",
-    "passwort", "passwd", "pass", "kennwort", "motdepasse", "contrasena", "secret", "geheim", "admin", "administrator",
-    "root", "user", "guest", "login", "welcome", "willkommen", "letmein", "changeme", "change", "qwerty", "qwertz",
-    "azerty", "asdf", "asdfgh", "asdfghjkl", "zxcvbn", "zxcvbnm", "yxcvbnm", "qwertyuiop", "qwertzuiop", "uiop",
-    "iloveyou", "love", "you", "monkey", "dragon", "master", "sunshine", "princess", "football", "baseball",
-    "basketball", "superman", "batman", "trustno", "shadow", "michael", "jordan", "hunter", "killer", "charlie",
-    "george", "summer", "winter", "spring", "autumn", "hello", "hallo", "world", "test", "testing", "demo", "temp",
-    "abc", "abcd", "abcde", "abcdef", "abcdefgh", "my", "the", "is", "me", "this", "new", "raspberry", "raspberrypi",
-    "raspbian", "debian", "ubuntu", "linux", "server", "system", "computer", "internet", "company", "access", "please",
+    "headgate",
+    "gateway",
+    "technician",
+    "operator",
+    "maintenance",
+    "default",
+    "factory",
+    "modbus",
+    "mqtt",
+    "password",
+    "passwort",
+    "passwd",
+    "pass",
+    "kennwort",
+    "motdepasse",
+    "contrasena",
+    "secret",
+    "geheim",
+    "admin",
+    "administrator",
+    "root",
+    "user",
+    "guest",
+    "login",
+    "welcome",
+    "willkommen",
+    "letmein",
+    "changeme",
+    "change",
+    "qwerty",
+    "qwertz",
+    "azerty",
+    "asdf",
+    "asdfgh",
+    "asdfghjkl",
+    "zxcvbn",
+    "zxcvbnm",
+    "yxcvbnm",
+    "qwertyuiop",
+    "qwertzuiop",
+    "uiop",
+    "iloveyou",
+    "love",
+    "you",
+    "monkey",
+    "dragon",
+    "master",
+    "sunshine",
+    "princess",
+    "football",
+    "baseball",
+    "basketball",
+    "superman",
+    "batman",
+    "trustno",
+    "shadow",
+    "michael",
+    "jordan",
+    "hunter",
+    "killer",
+    "charlie",
+    "george",
+    "summer",
+    "winter",
+    "spring",
+    "autumn",
+    "hello",
+    "hallo",
+    "world",
+    "test",
+    "testing",
+    "demo",
+    "temp",
+    "abc",
+    "abcd",
+    "abcde",
+    "abcdef",
+    "abcdefgh",
+    "my",
+    "the",
+    "is",
+    "me",
+    "this",
+    "new",
+    "raspberry",
+    "raspberrypi",
+    "raspbian",
+    "debian",
+    "ubuntu",
+    "linux",
+    "server",
+    "system",
+    "computer",
+    "internet",
+    "company",
+    "access",
+    "please",
 ];
 
 fn guessable(password: &str, name: &str) -> Option<&'static str> {
@@ -153,7 +237,8 @@ fn guessable(password: &str, name: &str) -> Option<&'static str> {
         return Some("its characters follow one another");
     }
     for half in 1..=characters.len() / 2 {
-        if characters.len() % half == 0 && half < SHORTEST && characters.chunks(half).all(|c| *c == characters[..half]) {
+        if characters.len() % half == 0 && half < SHORTEST && characters.chunks(half).all(|c| *c == characters[..half])
+        {
             return Some("it repeats itself");
         }
     }
@@ -206,8 +291,17 @@ mod tests {
     #[test]
     fn what_everybody_tries_first_is_refused_and_a_phrase_is_not() {
         for bad in [
-            "short", "password1234", "P@ssw0rd2026!", "aaaaaaaaaaaa", "abcdefghijkl", "123456789012", "headgate2026!",
-            "qwertyuiop12", "abcabcabcabc", "anna-technician1", "letmein-please-1",
+            "short",
+            "password1234",
+            "P@ssw0rd2026!",
+            "aaaaaaaaaaaa",
+            "abcdefghijkl",
+            "123456789012",
+            "headgate2026!",
+            "qwertyuiop12",
+            "abcabcabcabc",
+            "anna-technician1",
+            "letmein-please-1",
         ] {
             assert!(check_password(bad, "anna").is_err(), "{bad} was accepted");
         }

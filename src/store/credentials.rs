@@ -284,6 +284,17 @@ impl Store {
         .await
     }
 
+    /// Makes open codes for `subject` void.
+    pub async fn drop_codes(&self, purpose: &'static str, subject: &str) -> Result<(), StoreError> {
+        let subject = subject.to_owned();
+        self.write(move |writer| {
+            let sql = "DELETE FROM codes WHERE purpose = ?1 AND subject = ?2";
+            writer.connection.execute(sql, (purpose, subject))?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The code with this hash, unless it has run out. Does not use it up.
     pub async fn code(&self, proof: Vec<u8>, now: Millis) -> Result<Option<StoredCode>, StoreError> {
         self.read(move |connection| {

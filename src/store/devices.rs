@@ -30,6 +30,17 @@ impl Store {
         self.read(devices).await
     }
 
+    /// One device, if it was ever registered.
+    pub async fn device(&self, id: &DeviceId) -> Result<Option<Device>, StoreError> {
+        let id = id.clone();
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached("SELECT * FROM devices WHERE id = ?1")?;
+            let mut rows = statement.query([id.as_str()])?;
+            rows.next()?.map(device).transpose()
+        })
+        .await
+    }
+
     /// Writes `devices` as they are now and appends `records`, all or nothing.
     pub async fn save_devices(&self, devices: Vec<Device>, records: Vec<NewRecord>) -> Result<(), StoreError> {
         self.write(move |writer| {
