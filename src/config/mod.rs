@@ -29,7 +29,11 @@ pub const DOCUMENTED: &str = include_str!("../../config/headgate.toml");
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
     pub gateway: gateway::Gateway,
+    pub log: log::LogConfig,
+    pub web: web::WebConfig,
     pub identity: identity::IdentityConfig,
+    pub presence: presence::Presence,
+    pub updates: updates::Updates,
     /// Children that speak MQTT.
     pub mqtt: Vec<Common>,
 }
@@ -51,12 +55,18 @@ impl Config {
     }
 
     fn read_main(&mut self, root: &Section<'_>) {
-        if let Some(section) = root.section("gateway") {
-            self.gateway = gateway::Gateway::read(&section);
+        /// Reads the section of that name, where there is one.
+        fn take<T>(root: &Section<'_>, name: &'static str, into: &mut T, read: impl FnOnce(&Section<'_>) -> T) {
+            if let Some(section) = root.section(name) {
+                *into = read(&section);
+            }
         }
-        if let Some(section) = root.section("identity") {
-            self.identity = identity::IdentityConfig::read(&section);
-        }
+        take(root, "gateway", &mut self.gateway, gateway::Gateway::read);
+        take(root, "log", &mut self.log, log::LogConfig::read);
+        take(root, "web", &mut self.web, web::WebConfig::read);
+        take(root, "identity", &mut self.identity, identity::IdentityConfig::read);
+        take(root, "presence", &mut self.presence, presence::Presence::read);
+        take(root, "updates", &mut self.updates, updates::Updates::read);
     }
 
     /// A file of `devices.d`: a bus with its units, or devices that stand alone.
