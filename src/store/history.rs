@@ -1,3 +1,208 @@
-//! Who changed which shadow, when and through which door.
+//! Who changed which shadow, when and through which door: bounded in age, in all, and per device.
 
-pub const MIGRATIONS: &[&str] = &[];
+use std::collections::HashMap;
+
+use rusqlite::params;
+use serde_json::Value as Json;
+
+use super::{Store, StoreError, Writer};
+use crate::model::{
+    command::Door,
+    ids::DeviceId,
+    shadow::{Change, Outcome},
+    time::Millis,
+};
+
+/// `door` is the door's JSON; `own` is 1 where the device itself changed it: chatter that is kept apart.
+pub const MIGRATIONS: &[&str] = &["
+    CREATE TABLE history (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at INTEGER NOT NULL,
+        device TEXT NOT NULL,
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        own INTEGER NOT NULL,
+        door TEXT NOT NULL,
+        changes TEXT NOT NULL
+    );
+    CREATE INDEX history_of_device ON history (device, own, id);
+"];
+
+/// Members named in one entry at most; more are counted, not named.
+const CHANGES: usize = 32;
+/// Bytes of one entry's changes at most; larger values are left out.
+const CHANGE_BYTES: usize = 2048;
+/// How often (in entries) the bounds are looked at.
+const SWEEP: u32 = 64;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    pub days: u32,
+    /// Entries of all devices together.
+    pub entries: u32,
+    /// Entries per device that it caused itself, and as many again that others caused.
+    pub per_device: u32,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { days: 90, entries: 200_000, per_device: 500 }
+    }
+}
+
+/// Counts since the bounds were last looked at. Lives in the writer; losing it only delays a sweep.
+#[derive(Default)]
+pub struct Sweeper {
+    keep: Keep,
+    all: u32,
+    devices: HashMap<(DeviceId, bool), u32>,
+}
+
+pub(super) enum What<'o> {
+    Changes(&'o Outcome),
+    Deleted,
+}
+
+/// One entry, newest first in lists.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Entry {
+    pub id: i64,
+    pub at: Millis,
+    pub device: String,
+    /// Empty for the classic shadow.
+    pub shadow: String,
+    /// After the change; for a deletion the version that was deleted.
+    pub version: u64,
+    pub door: Door,
+    pub deleted: bool,
+    pub changes: Vec<Change>,
+}
+
+impl Writer {
+    /// Writes down a change of a shadow; nothing where no value became different.
+    pub(super) fn remember(
+        &mut self,
+        device: &DeviceId,
+        name: &str,
+        door: &Door,
+        at: i64,
+        version: u64,
+        what: What<'_>,
+    ) -> Result<(), StoreError> {
+        if self.history.keep.entries == 0 {
+            return Ok(());
+        }
+        let changes = match what {
+            What::Deleted => "\"deleted\"".to_owned(),
+            What::Changes(outcome) => match write_down(outcome.changes(CHANGES)) {
+                Some(text) => text,
+                None => return Ok(()),
+            },
+        };
+        let own = *door == Door::Device;
+        let door = serde_json::to_string(door).unwrap_or_default();
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO history (at, device, name, version, own, door, changes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        insert.execute(params![at, device.as_str(), name, version as i64, own, door, changes])?;
+        drop(insert);
+        self.sweep_history(device, own, at)
+    }
+
+    fn sweep_history(&mut self, device: &DeviceId, own: bool, now: i64) -> Result<(), StoreError> {
+        let keep = self.history.keep;
+        let counted = self.history.devices.entry((device.clone(), own)).or_default();
+        *counted += 1;
+        if *counted >= SWEEP {
+            self.history.devices.remove(&(device.clone(), own));
+            let mut delete = self.connection.prepare_cached(
+                "DELETE FROM history WHERE device = ?1 AND own = ?2 AND id < (
+                    SELECT id FROM history WHERE device = ?1 AND own = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)",
+            )?;
+            delete.execute(params![device.as_str(), own, keep.per_device.max(1) - 1])?;
+        }
+        self.history.all += 1;
+        if self.history.all >= SWEEP {
+            self.history.all = 0;
+            let oldest = now.saturating_sub(i64::from(keep.days) * 86_400_000);
+            let mut delete = self
+                .connection
+                .prepare_cached("DELETE FROM history WHERE id <= (SELECT MAX(id) FROM history) - ?1")?;
+            delete.execute([keep.entries])?;
+            let mut delete = self.connection.prepare_cached(
+                "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT 256) AND at < ?1",
+            )?;
+            delete.execute([oldest])?;
+        }
+        Ok(())
+    }
+}
+
+/// The changes as JSON, without values that would make the entry too large; `None` where there are none.
+fn write_down(mut changes: Vec<Change>) -> Option<String> {
+    if changes.is_empty() {
+        return None;
+    }
+    let text = serde_json::to_string(&changes).unwrap_or_default();
+    if text.len() <= CHANGE_BYTES {
+        return Some(text);
+    }
+    let short = |value: &Option<Json>| value.as_ref().is_none_or(|value| value.to_string().len() <= 48);
+    for change in &mut changes {
+        if !short(&change.from) || !short(&change.to) {
+            change.from = None;
+            change.to = Some(Json::from("…"));
+        }
+    }
+    serde_json::to_string(&changes).ok()
+}
+
+impl Store {
+    /// Sets how much history is kept; from the next change on.
+    pub async fn keep_history(&self, keep: Keep) -> Result<(), StoreError> {
+        self.write(move |writer| {
+            writer.history.keep = keep;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes of a device's shadows (of all devices: `None`), newest first, before entry `before` if given.
+    pub async fn history(
+        &self,
+        device: Option<&DeviceId>,
+        before: Option<i64>,
+        most: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let device = device.map(|device| device.as_str().to_owned());
+        let most = most.min(1000) as i64;
+        self.read(move |connection| {
+            let below = before.unwrap_or(i64::MAX);
+            let columns = "id, at, device, name, version, door, changes";
+            let sql = match device {
+                Some(_) => format!(
+                    "SELECT {columns} FROM history WHERE device = ?1 AND own IN (0, 1) AND id < ?2 ORDER BY id DESC LIMIT ?3"
+                ),
+                None => format!("SELECT {columns} FROM history WHERE ?1 IS NULL AND id < ?2 ORDER BY id DESC LIMIT ?3"),
+            };
+            let mut select = connection.prepare_cached(&sql)?;
+            let rows = select.query_map(params![device, below, most], |row| {
+                let version: i64 = row.get(4)?;
+                let (door, changes): (String, String) = (row.get(5)?, row.get(6)?);
+                Ok(Entry {
+                    id: row.get(0)?,
+                    at: Millis(row.get(1)?),
+                    device: row.get(2)?,
+                    shadow: row.get(3)?,
+                    version: version.unsigned_abs(),
+                    door: serde_json::from_str(&door).unwrap_or(Door::Gateway),
+                    deleted: changes == "\"deleted\"",
+                    changes: serde_json::from_str(&changes).unwrap_or_default(),
+                })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{StoreError, StoreHealth, faults, log, open::Database, shadows};
+use super::{StoreError, StoreHealth, faults, history, log, open::Database, shadows};
 use crate::{clock, model::record::NewRecord};
 
 /// Jobs in one transaction at most. While one commit syncs the next group gathers by itself.
@@ -28,6 +28,7 @@ pub struct Writer {
     pub(super) connection: Connection,
     pub(super) log: log::Tail,
     pub(super) shadows: shadows::Cache,
+    pub(super) history: history::Sweeper,
 }
 
 type Completion = Box<dyn FnOnce(Option<&StoreError>) + Send>;
@@ -85,7 +86,7 @@ pub fn start(mut database: Database) -> Result<Started, StoreError> {
     let (written_tell, written) = watch::channel(log::Written::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.map_err(|e| StoreError::Unavailable(e.to_string()))?;
-    let writer = Writer { connection, log, shadows: shadows::Cache::default() };
+    let writer = Writer { connection, log, shadows: shadows::Cache::default(), history: Default::default() };
     let mut group = Group { writer, database, health: health_tell, written: written_tell, held: Vec::new() };
     let thread = std::thread::Builder::new()
         .name("store".into())

@@ -1,1 +1,0 @@
-//! The device shadow as a pure value: merge, delta, versions.
