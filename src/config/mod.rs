@@ -13,6 +13,7 @@ pub mod modbus;
 pub mod presence;
 pub mod problem;
 pub mod read;
+pub mod shadows;
 pub mod updates;
 pub mod uplink;
 pub mod web;

@@ -126,9 +126,8 @@ impl Writer {
         if self.history.all >= SWEEP {
             self.history.all = 0;
             let oldest = now.saturating_sub(i64::from(keep.days) * 86_400_000);
-            let mut delete = self
-                .connection
-                .prepare_cached("DELETE FROM history WHERE id <= (SELECT MAX(id) FROM history) - ?1")?;
+            let mut delete =
+                self.connection.prepare_cached("DELETE FROM history WHERE id <= (SELECT MAX(id) FROM history) - ?1")?;
             delete.execute([keep.entries])?;
             let mut delete = self.connection.prepare_cached(
                 "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY id LIMIT 256) AND at < ?1",
@@ -168,23 +167,23 @@ impl Store {
         .await
     }
 
-    /// Changes of a device's shadows (of all devices: `None`), newest first, before entry `before` if given.
+    /// Changes of a device's shadows (of all devices: `None`), newest first, before `before` if given.
     pub async fn history(
         &self,
         device: Option<&DeviceId>,
-        before: Option<i64>,
+        before: Option<Millis>,
         most: usize,
     ) -> Result<Vec<Entry>, StoreError> {
         let device = device.map(|device| device.as_str().to_owned());
         let most = most.min(1000) as i64;
         self.read(move |connection| {
-            let below = before.unwrap_or(i64::MAX);
+            let below = before.map_or(i64::MAX, |before| before.0);
             let columns = "id, at, device, name, version, door, changes";
             let sql = match device {
                 Some(_) => format!(
-                    "SELECT {columns} FROM history WHERE device = ?1 AND own IN (0, 1) AND id < ?2 ORDER BY id DESC LIMIT ?3"
+                    "SELECT {columns} FROM history WHERE device = ?1 AND own IN (0, 1) AND at < ?2 ORDER BY id DESC LIMIT ?3"
                 ),
-                None => format!("SELECT {columns} FROM history WHERE ?1 IS NULL AND id < ?2 ORDER BY id DESC LIMIT ?3"),
+                None => format!("SELECT {columns} FROM history WHERE ?1 IS NULL AND at < ?2 ORDER BY id DESC LIMIT ?3"),
             };
             let mut select = connection.prepare_cached(&sql)?;
             let rows = select.query_map(params![device, below, most], |row| {

@@ -16,6 +16,7 @@ pub mod audit;
 pub mod credentials;
 pub mod devices;
 pub mod history;
+pub mod intake;
 pub mod jobs;
 pub mod log;
 pub mod retained;

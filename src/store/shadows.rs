@@ -5,7 +5,7 @@ mod cache;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 pub use self::cache::Cache;
 use self::cache::{Entry, Key};
@@ -108,8 +108,8 @@ impl Writer {
             Ok(outcome) => outcome,
             Err(rejection) => return Ok(Err(rejection)),
         };
-        if how.only_changes && !outcome.changed() {
-            return Ok(Ok(Updated::Unchanged(outcome.current)));
+        if let Some(previous) = outcome.previous.as_ref().filter(|_| how.only_changes && !outcome.changed()) {
+            return Ok(Ok(Updated::Unchanged(previous.clone())));
         }
         let document = outcome.current.encode();
         let (version, at) = (outcome.current.version as i64, how.at.0);
@@ -346,9 +346,4 @@ impl Store {
         })
         .await
     }
-}
-
-/// The reported part alone, for those who only look: empty where there is no shadow.
-pub fn reported(document: Option<&Document>) -> Map<String, Json> {
-    document.map(Document::reported).unwrap_or_default()
 }

@@ -1,0 +1,324 @@
+//! What children and drivers say, on its way into the log: telemetry above all, gathered so that thousands of messages
+//! are one job of the store.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json, value::RawValue};
+
+use super::{
+    keeper::{Done, Keeping, unavailable},
+    telemetry, voice,
+};
+use crate::{
+    bus::{Inbound, Outcome, Reply, Sign, UpdateAsk},
+    clock,
+    model::{
+        command::{CommandResponse, Door, Refusal, RefusalCode},
+        event::Event,
+        ids::DeviceId,
+        reading::{Reading, Sample, Value},
+        record::{Kind, NewRecord},
+        time::Millis,
+        topic::ChildTopic,
+        update::UpdateProgress,
+    },
+};
+
+/// Records of one job of the store, who waits for its commit, and what happens after it.
+#[derive(Default)]
+pub(super) struct Gathered {
+    records: Vec<NewRecord>,
+    replies: Vec<Reply>,
+    after: Vec<After>,
+}
+
+impl Gathered {
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+}
+
+/// What is passed on once it is on disk.
+pub(super) enum After {
+    Update(DeviceId, UpdateProgress),
+    Outcome(Outcome),
+    Reading(Arc<Reading>),
+}
+
+impl Keeping {
+    /// Takes in a batch of a door.
+    pub async fn take_in(&mut self, batch: Vec<Inbound>, gathered: &mut Gathered) {
+        for inbound in batch {
+            if inbound.door == Door::Device {
+                self.heard(&inbound.device, inbound.at);
+            }
+            match &inbound.topic {
+                ChildTopic::Telemetry => self.telemetry(inbound, gathered).await,
+                ChildTopic::State | ChildTopic::Shadow(_) => self.shadow_inbound(inbound).await,
+                ChildTopic::UpdateChunk => {
+                    let Inbound { device, payload, reply, .. } = inbound;
+                    if let Err(lost) = self.asks.try_send(UpdateAsk::Chunk { device, payload, reply })
+                        && let UpdateAsk::Chunk { device, reply, .. } = lost.into_inner()
+                    {
+                        let busy = Refusal::new(RefusalCode::Busy, "too many pieces are being asked for; ask again");
+                        self.refuse(&device, &voice::child(&device, "update/chunk/get"), busy, reply);
+                    }
+                }
+                ChildTopic::Jobs(_) => {
+                    let topic = voice::heard(&inbound.device, &inbound.topic);
+                    let refusal = Refusal::new(RefusalCode::TopicInvalid, "jobs are not served yet");
+                    self.refuse(&inbound.device, &topic, refusal, inbound.reply);
+                }
+                _ => self.plain(inbound, gathered).await,
+            }
+        }
+    }
+
+    async fn telemetry(&mut self, inbound: Inbound, gathered: &mut Gathered) {
+        let Inbound { device, payload, at, reply, .. } = inbound;
+        let message = match telemetry::parse(&payload) {
+            Ok(message) => message,
+            Err(error) => {
+                let refusal = Refusal::new(RefusalCode::PayloadInvalid, error.to_string());
+                return self.refuse(&device, &voice::child(&device, "telemetry"), refusal, reply);
+            }
+        };
+        let told = self.events.watched() || self.readings.is_some();
+        let budget = &mut self.budget;
+        let latest = &mut self.children.entry(device.clone()).or_default().latest;
+        for set in &message.sets {
+            let ts = set.ts.unwrap_or(at);
+            for (name, raw) in &set.values {
+                latest.put_raw(name, raw, ts, budget);
+            }
+            if told {
+                let samples = set.values.iter().filter_map(|(name, raw)| {
+                    let value = Value::from_json(&serde_json::from_str(raw).ok()?)?;
+                    Some(Sample::good(&**name, value))
+                });
+                gathered.after.push(After::Reading(Arc::new(Reading {
+                    device: device.clone(),
+                    ts,
+                    samples: samples.collect(),
+                })));
+            }
+            let body = set.body().into();
+            gathered.records.push(NewRecord { device: device.clone(), kind: Kind::Telemetry, name: None, ts, body });
+        }
+        if let Some(version) = &message.firmware {
+            self.firmware(&device, version, at, true).await;
+        }
+        gathered.replies.push(reply);
+    }
+
+    /// The topics that are checked and logged as they are.
+    async fn plain(&mut self, inbound: Inbound, gathered: &mut Gathered) {
+        let Inbound { device, topic, payload, at, reply, .. } = inbound;
+        let checked = match &topic {
+            ChildTopic::Heartbeat => logged(&payload).map(|record| (Kind::Heartbeat, record, None)),
+            ChildTopic::UpdateStatus => update_status(&device, &payload),
+            ChildTopic::DiagnosticsResponse => diagnostics(&device, &payload),
+            ChildTopic::CommandResponse(_) => command_response(&device, &payload),
+            ChildTopic::ConfigAck => config_ack(&device, &payload),
+            _ => Err("is not taken in here".to_owned()),
+        };
+        let (kind, (body, ts), after) = match checked {
+            Ok(checked) => checked,
+            Err(why) => {
+                let heard = voice::heard(&device, &topic);
+                return self.refuse(&device, &heard, Refusal::new(RefusalCode::PayloadInvalid, why), reply);
+            }
+        };
+        if kind == Kind::Heartbeat
+            && let Some(version) = firmware_of(&payload)
+        {
+            self.firmware(&device, &version, at, true).await;
+        }
+        let name = match topic {
+            ChildTopic::CommandResponse(name) => Some(name.into()),
+            _ => None,
+        };
+        gathered.records.push(NewRecord { device, kind, name, ts: ts.unwrap_or(at), body: body.into() });
+        gathered.after.extend(after);
+        gathered.replies.push(reply);
+    }
+
+    /// What a driver measured: logged, shown, and mirrored on the local broker.
+    pub fn reading(&mut self, reading: Reading, gathered: &mut Gathered) {
+        let Reading { device, ts, samples } = &reading;
+        if samples.iter().any(|sample| sample.quality.is_good()) {
+            self.heard(device, clock::now());
+        }
+        let budget = &mut self.budget;
+        let latest = &mut self.children.entry(device.clone()).or_default().latest;
+        for sample in samples {
+            latest.put_sample(sample, *ts, budget);
+        }
+        let Json::Object(body) = reading.body() else { return };
+        let text = Json::Object(body.clone()).to_string().into();
+        let record = NewRecord { device: device.clone(), kind: Kind::Telemetry, name: None, ts: *ts, body: text };
+        gathered.records.push(record);
+        let mut mirrored = body;
+        mirrored.insert("ts".to_owned(), Json::from(ts.0));
+        self.voice.mirror(voice::child(device, "telemetry"), Json::Object(mirrored).to_string().into_bytes());
+        if self.events.watched() || self.readings.is_some() {
+            gathered.after.push(After::Reading(Arc::new(reading)));
+        }
+    }
+
+    /// Hands what was gathered to the store. Replies leave on the writer's thread, right after the commit.
+    pub async fn commit(&mut self, gathered: Gathered) {
+        let Gathered { records, replies, after } = gathered;
+        if records.is_empty() {
+            for reply in replies {
+                let _ = reply.send(Ok(()));
+            }
+            return;
+        }
+        let weight = records.len();
+        let done = self.begin(weight);
+        let then = move |result: Result<(), _>| {
+            let answer = result.as_ref().map(|()| ()).map_err(unavailable);
+            for reply in replies {
+                let _ = reply.send(answer.clone());
+            }
+            let _ = done.send(Done::Stored { weight, after, good: result.is_ok() });
+        };
+        // An error means the store has stopped; dropping the job drops the replies, and the doors see that.
+        if self.store.append_then(records, then).await.is_err() {
+            tracing::error!(records = weight, "the store has stopped; nothing of it was acknowledged");
+        }
+    }
+
+    /// After the commit: tells those who ordered it or watch it.
+    pub async fn stored(&mut self, after: Vec<After>, good: bool) {
+        if !good {
+            return;
+        }
+        for after in after {
+            match after {
+                After::Update(device, progress) => {
+                    if self.updates.try_send((device, progress)).is_err() {
+                        tracing::warn!("the update room is busy; a report was logged and not passed on");
+                    }
+                }
+                After::Outcome(outcome) => self.tell_outcome(outcome),
+                After::Reading(reading) => {
+                    if let Some(readings) = &self.readings
+                        && readings.try_send(reading.clone()).is_err()
+                    {
+                        tracing::debug!("the rules are busy; a reading was logged and not judged");
+                    }
+                    if self.events.watched() {
+                        self.events.tell(Event::Reading(reading));
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn tell_outcome(&self, outcome: Outcome) {
+        if self.outcomes.try_send(outcome).is_err() {
+            tracing::warn!("the jobs room is busy; an outcome was logged and not passed on");
+        }
+    }
+
+    /// The device named its firmware: known to registry and updates, and reported in its shadow (`fold`) so that a
+    /// desired version can come true.
+    pub async fn firmware(&mut self, device: &DeviceId, version: &str, at: Millis, fold: bool) {
+        let child = self.child(device);
+        if child.firmware.as_deref() == Some(version) {
+            return;
+        }
+        let shared: Arc<str> = version.into();
+        child.firmware = Some(shared.clone());
+        self.sign(Sign::Firmware { device: device.clone(), at, version: shared });
+        let running = UpdateAsk::Running { device: device.clone(), version: version.to_owned() };
+        if self.asks.try_send(running).is_err() {
+            tracing::debug!(%device, "the update room is busy; it will hear the version again");
+        }
+        if fold {
+            let reported = Map::from_iter([("firmwareVersion".to_owned(), Json::from(version))]);
+            self.report(device.clone(), reported, Door::Device, at).await;
+        }
+    }
+}
+
+type Checked = Result<(Kind, (Vec<u8>, Option<Millis>), Option<After>), String>;
+
+/// A JSON object as it goes into the log: as it came, but without `ts` (which is taken out), `seq` and `late`.
+fn logged(payload: &[u8]) -> Result<(Vec<u8>, Option<Millis>), String> {
+    let mut members: std::collections::BTreeMap<String, &RawValue> =
+        serde_json::from_slice(payload).map_err(|error| format!("expected a JSON object: {error}"))?;
+    let ts = match members.remove("ts") {
+        None => None,
+        Some(raw) => Some(Millis(raw.get().parse().map_err(|_| "\"ts\" is no Unix time in milliseconds".to_owned())?)),
+    };
+    members.remove("seq");
+    members.remove("late");
+    Ok((serde_json::to_vec(&members).map_err(|error| error.to_string())?, ts))
+}
+
+fn update_status(device: &DeviceId, payload: &[u8]) -> Checked {
+    let mut progress: UpdateProgress = serde_json::from_slice(payload)
+        .map_err(|error| format!("expected {{\"from\", \"to\", \"status\", …}}: {error}"))?;
+    progress.device = Some(device.clone());
+    Ok((Kind::UpdateStatus, logged(payload)?, Some(After::Update(device.clone(), progress))))
+}
+
+fn command_response(device: &DeviceId, payload: &[u8]) -> Checked {
+    let response: CommandResponse = serde_json::from_slice(payload)
+        .map_err(|error| format!("expected {{\"commandId\", \"status\", …}}: {error}"))?;
+    let outcome = Outcome::Command { device: device.clone(), response };
+    Ok((Kind::CommandResponse, logged(payload)?, Some(After::Outcome(outcome))))
+}
+
+fn config_ack(device: &DeviceId, payload: &[u8]) -> Checked {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Status {
+        Applied,
+        Rejected,
+    }
+    #[derive(serde::Deserialize)]
+    struct Ack {
+        version: u64,
+        status: Status,
+        #[serde(default)]
+        reason: Option<String>,
+    }
+    let Ack { version, status, reason } = serde_json::from_slice(payload)
+        .map_err(|error| format!("expected {{\"version\", \"status\": \"applied\" or \"rejected\"}}: {error}"))?;
+    let applied = matches!(status, Status::Applied);
+    let outcome = Outcome::Config { device: device.clone(), version, applied, reason };
+    Ok((Kind::ConfigAck, logged(payload)?, Some(After::Outcome(outcome))))
+}
+
+/// The last chunk (or the first error) is an outcome.
+fn diagnostics(device: &DeviceId, payload: &[u8]) -> Checked {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Chunk {
+        request_id: String,
+        #[serde(default)]
+        chunk: Option<u64>,
+        #[serde(default)]
+        total_chunks: Option<u64>,
+        #[serde(default)]
+        error: Option<String>,
+    }
+    let said: Chunk = serde_json::from_slice(payload)
+        .map_err(|error| format!("expected {{\"requestId\", \"payload\", …}}: {error}"))?;
+    let last = said.error.is_some() || said.chunk.unwrap_or(1) >= said.total_chunks.unwrap_or(1);
+    let outcome = Outcome::Diagnostics { device: device.clone(), request_id: said.request_id, error: said.error };
+    Ok((Kind::DiagnosticsResponse, logged(payload)?, last.then_some(After::Outcome(outcome))))
+}
+
+fn firmware_of(payload: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Named {
+        firmware_version: Option<String>,
+    }
+    serde_json::from_slice::<Named>(payload).ok()?.firmware_version
+}

@@ -1,0 +1,5 @@
+//! The shadow service, state, telemetry and jobs through the channel ends of the keeper: no broker, a real store.
+
+mod harness;
+mod service;
+mod takein;
