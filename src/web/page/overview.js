@@ -1,0 +1,149 @@
+// Is all well? The cloud link, the log that bridges its absence, the devices, and whatever needs a hand.
+
+import { known, listen } from "./api.js";
+import { ago, bytes, card, chip, clock, count, facts, h, icon, mayTalk, note, now, presenceTone, presenceWord, rate, span, svg } from "./dom.js";
+
+export function linkWord(link) {
+  switch (link.state) {
+    case "live": return ["cloud live", "good"];
+    case "catching-up": return ["catching up", "busy"];
+    case "connecting": return ["connecting", "warn"];
+    case "backing-off": return ["cloud away", "bad"];
+    case "refused": return ["cloud refuses", "bad"];
+    default: return ["no cloud", ""];
+  }
+}
+
+const sentence = {
+  live: "Connected. Every reading is confirmed as it comes.",
+  "catching-up": "Connected. What waited is being sent.",
+  connecting: "Connecting to the cloud.",
+  "backing-off": "The cloud does not answer. Readings are kept here and sent later.",
+  refused: "The cloud turns the gateway away. Readings are kept here.",
+  disabled: "No cloud is configured. Everything works locally.",
+};
+
+export function overviewPage(body) {
+  const place = h("div", {});
+  body.append(place);
+  const draw = () => {
+    const overview = known.overview;
+    if (!overview) { place.replaceChildren(h("p", { class: "empty" }, "Asking the gateway …")); return; }
+    place.replaceChildren(
+      h("div", { class: "stack" }, warnings(overview)),
+      h("div", { class: "grid" }, link(overview.link), log(overview), devices(overview), broker(overview), storage(overview.log), gateway(overview)));
+  };
+  draw();
+  return listen((kind) => { if (kind === "overview" || kind === "devices") draw(); });
+}
+
+function warnings(overview) {
+  const list = [];
+  if (overview.log.refusing) list.push(note("bad", `Nothing can be stored: ${overview.log.refusing}. Readings are not acknowledged until this is mended.`));
+  if (overview.config.problems > 0) list.push(note("warn", `The configuration on disk has ${count(overview.config.problems)} problem${overview.config.problems > 1 ? "s" : ""}; the earlier one runs on. `, h("a", { href: "#/config" }, "Look at them")));
+  if (!overview.clockTrusted) list.push(note("warn", "The clock is not trusted yet: readings are stamped and will be repaired when the time is known."));
+  for (const notice of overview.notices ?? []) list.push(note(notice.urgent ? "bad" : "warn", notice.text));
+  return list.length ? [...list, h("div", {})] : [];
+}
+
+function link(link) {
+  const [word, tone] = linkWord(link);
+  const box = card("Cloud",
+    h("p", { class: "strong" }, sentence[link.state] ?? ""),
+    link.state === "backing-off" && h("p", { class: "soft small" }, `${link.reason}. Next try in ${span(Math.max(0, (link.until - now()) / 1000))}.`),
+    link.state === "refused" && h("p", { class: "soft small" }, link.reason),
+    facts([
+      ["Broker", link.broker],
+      ["Since", link.since && `${clock(link.since)} (${span((now() - link.since) / 1000)})`],
+      ["Confirmed", link.state !== "disabled" && `${count(link.acknowledged)} records`],
+      ["In flight", link.state !== "disabled" && count(link.inFlight)],
+      ["Sent / received", link.state !== "disabled" && `${bytes(link.bytesSent)} / ${bytes(link.bytesReceived)}`],
+      ["Last error", link.lastError],
+    ].filter(([, value]) => value)));
+  box.firstChild.append(h("span", { class: "push" }, chip(word, tone)));
+  return box;
+}
+
+function log(overview) {
+  const log = overview.log;
+  const share = log.quota > 0 ? Math.min(1, log.bytes / log.quota) : 0;
+  const away = overview.link.state !== "live" && overview.link.state !== "catching-up";
+  const figure = log.fullIn === null || log.fullIn === undefined
+    ? h("p", { class: "figure" }, h("small", {}, "no limit in sight"))
+    : h("p", { class: "figure" }, span(log.fullIn));
+  const meter = h("div", { class: `meter ${share > 0.9 ? "bad" : share > 0.7 ? "warn" : ""}`, role: "img", "aria-label": `${Math.round(share * 100)} % of the log is used` }, h("i", {}));
+  meter.firstChild.style.width = `${(share * 100).toFixed(1)}%`;
+  return card(away ? "You can stay offline for another" : "You can be offline for", figure, meter,
+    h("p", { class: "soft small" }, `${bytes(log.bytes)} of ${bytes(log.quota)} used`),
+    spark(),
+    facts([
+      ["Waiting for the cloud", `${count(log.waiting)} records`],
+      ["Oldest of them", log.oldest ? ago(log.oldest) : "nothing waits"],
+      ["In / out", `${rate(log.rateIn)} / ${rate(log.rateOut)} per s`],
+      ["Caught up in", log.waiting > 0 && log.drainedIn !== null && log.drainedIn !== undefined ? span(log.drainedIn) : null],
+    ]),
+    dropped(log));
+}
+
+/** Records per second in (line) and out (dashes), as long as this page has looked. */
+function spark() {
+  const points = known.rates;
+  if (points.length < 3) return null;
+  const top = Math.max(...points.map(([, a, b]) => Math.max(a, b)), 0.1);
+  const [from, to] = [points[0][0], points.at(-1)[0]];
+  const path = (at) => points.map((p, i) => `${i ? "L" : "M"}${((p[0] - from) / (to - from) * 300).toFixed(1)} ${(42 - p[at] / top * 40).toFixed(1)}`).join("");
+  return svg("svg", { class: "spark", viewBox: "0 0 300 44", preserveAspectRatio: "none", role: "img", "aria-label": "records per second in and out" },
+    svg("path", { class: "out", d: path(2), "vector-effect": "non-scaling-stroke" }), svg("path", { class: "in", d: path(1), "vector-effect": "non-scaling-stroke" }));
+}
+
+function dropped(log) {
+  const causes = Object.entries(log.dropped ?? {}).filter(([, n]) => n > 0);
+  if (!causes.length) return h("p", { class: "outcome good" }, "Nothing was ever dropped.");
+  return h("div", { class: "outcome bad" }, `Dropped and declared: ${causes.map(([cause, n]) => `${count(n)} (${cause})`).join(", ")}`);
+}
+
+function devices(overview) {
+  const counts = overview.devices;
+  const trouble = [...known.devices.values()].filter((device) => mayTalk(device) && device.presence !== "online").slice(0, 5);
+  const waiting = [...known.devices.values()].filter((device) => device.lifecycle === "pending" || device.lifecycle === "discovered").slice(0, 5);
+  const row = (device) => h("li", {}, h("a", { class: "line", href: `#/devices/${encodeURIComponent(device.id)}` },
+    h("span", { class: `dot ${presenceTone(device)}` }),
+    h("span", { class: "grow" }, h("span", { class: "name" }, device.id), h("div", { class: "soft small wrap" }, device.reason ?? device.type)),
+    h("span", { class: "end soft small" }, presenceWord(device), h("div", {}, device.lastSeen ? ago(device.lastSeen) : ""))));
+  return h("section", { class: "card flush" },
+    h("header", {}, h("h2", {}, "Devices"), h("a", { class: "push small soft", href: "#/devices" }, "all")),
+    h("div", { class: "setter" },
+      h("p", { class: "figure" }, count(counts.online), h("small", {}, ` of ${count(counts.total)} online`)),
+      h("p", { class: "soft small" }, [counts.late && `${counts.late} late`, counts.offline && `${counts.offline} offline`, counts.neverSeen && `${counts.neverSeen} never seen`, counts.waiting && `${counts.waiting} waiting for approval`].filter(Boolean).join(" · ") || "All are well.")),
+    (trouble.length + waiting.length > 0) && h("ul", { class: "list" }, waiting.map(row), trouble.map(row)));
+}
+
+function broker(overview) {
+  return card("Local broker",
+    h("p", { class: "figure" }, count(overview.connections), h("small", {}, overview.connections === 1 ? " connection" : " connections")),
+    h("p", { class: "soft small" }, "MQTT children and local clients. Counters of each stand on its device's page."));
+}
+
+function storage(log) {
+  const lanes = (log.lanes ?? []).filter((lane) => lane.waiting > 0);
+  const years = log.cardYears;
+  return card("Storage",
+    years === null || years === undefined
+      ? h("p", { class: "soft" }, "The life of the card is estimated after the first hours.")
+      : h("p", { class: "figure" }, years >= 50 ? "50+ years" : years >= 2 ? `${years.toFixed(0)} years` : span(years * 31557600), h("small", {}, " of card life")),
+    facts([
+      ["Written per day", bytes(log.writtenPerDay)],
+      ...lanes.map((lane) => [`Waiting, ${lane.lane}`, count(lane.waiting)]),
+    ]));
+}
+
+function gateway(overview) {
+  return card("Gateway", facts([
+    ["Name", overview.gateway],
+    ["Running for", span((overview.now - overview.started) / 1000)],
+    ["Clock", `${clock(overview.now)}${overview.clockTrusted ? "" : " (not trusted)"}`],
+    ["Memory", bytes(overview.memory)],
+    ["Configuration", overview.config.loaded ? `loaded ${ago(overview.config.loaded)}` : "defaults"],
+    ["Version", overview.version],
+  ]));
+}
