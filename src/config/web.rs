@@ -1,9 +1,6 @@
-//! `[web]`: where the page and the API listen, under which names, and how long a login lasts.
+//! `[web]`: where the page and the API listen, and under which names.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::read::Section;
 
@@ -16,10 +13,6 @@ pub struct WebConfig {
     pub tls: bool,
     /// Names under which browsers may reach the page, beside localhost, the machine's own name and its addresses.
     pub hosts: Vec<String>,
-    /// A login ends after this long without a request of its person.
-    pub session_idle: Duration,
-    /// A login ends after this long in any case.
-    pub session_max: Duration,
 }
 
 impl Default for WebConfig {
@@ -29,8 +22,6 @@ impl Default for WebConfig {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             tls: false,
             hosts: Vec::new(),
-            session_idle: Duration::from_secs(15 * 60),
-            session_max: Duration::from_secs(12 * 3600),
         }
     }
 }
@@ -66,19 +57,6 @@ impl WebConfig {
                 config.hosts.push(host.to_ascii_lowercase());
             }
         }
-        let minute = Duration::from_secs(60);
-        if let Some(idle) = section.duration("session_idle") {
-            if idle < minute {
-                section.problem("session_idle", format!("{idle:?} is too short to work with"), "at least \"1m\"");
-            }
-            config.session_idle = idle.max(minute);
-        }
-        if let Some(max) = section.duration("session_max") {
-            if max < config.session_idle {
-                section.problem("session_max", "is shorter than session_idle", "such as \"12h\"");
-            }
-            config.session_max = max.max(config.session_idle);
-        }
         config
     }
 }
@@ -90,14 +68,12 @@ mod tests {
 
     #[test]
     fn what_is_written_counts_and_what_is_wrong_is_said() {
-        let text = "listen = [\"0.0.0.0:8443\", \"nowhere\"]\nhosts = [\"Gateway.Plant.lan\", \"http://x\"]\n\
-                    session_idle = \"10s\"\nsession_max = \"1h\"\n";
+        let text = "listen = [\"0.0.0.0:8443\", \"nowhere\"]\nhosts = [\"Gateway.Plant.lan\", \"http://x\"]\n";
         let document = Document::parse("headgate.toml", text);
         let config = WebConfig::read(&document.root());
         assert_eq!(config.listen, ["0.0.0.0:8443".parse().expect("address")]);
         assert_eq!(config.hosts, ["gateway.plant.lan"]);
-        assert_eq!(config.session_max, Duration::from_secs(3600));
         let lines: Vec<usize> = document.into_problems().iter().map(|problem| problem.line).collect();
-        assert_eq!(lines, [1, 2, 3]);
+        assert_eq!(lines, [1, 2]);
     }
 }

@@ -73,7 +73,9 @@ pub enum SignInRefused {
     BadCredentials,
     #[error("too many failures; try again in {} s", retry_after.as_secs().max(1))]
     Locked { retry_after: Duration },
-    #[error("this code is unknown, was used, or has run out; `headgate login-code` on the gateway makes a new one")]
+    #[error(
+        "this code is unknown, was used, or has run out; `headgate credential login-code` on the gateway makes a new one"
+    )]
     BadCode,
     #[error("a name has 2 to 32 of the characters a-z 0-9 . _ -")]
     BadName,

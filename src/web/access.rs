@@ -1,6 +1,6 @@
 //! Who is asking, what a role may, and the guard in front of each route. No route stands without one.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -8,34 +8,13 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
 
-use super::{failure::Failure, session::SessionKey};
-use crate::model::command::Door;
-
-/// What a person may do; each role may all that the ones before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Looks.
-    Viewer,
-    /// Sets desired values, sends commands, uses the commissioning tools.
-    Technician,
-    /// Issues credentials, approves devices, reloads the configuration, ends sessions.
-    Admin,
-}
-
-impl Role {
-    pub const ALL: [Role; 3] = [Role::Viewer, Role::Technician, Role::Admin];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Technician => "technician",
-            Role::Admin => "admin",
-        }
-    }
-}
+use super::{App, failure::Failure};
+use crate::{
+    identity::{Secret, login::Role},
+    model::command::Door,
+    store::audit::AuditEntry,
+};
 
 /// How a request came in; put into each by the listener.
 #[derive(Debug, Clone)]
@@ -56,16 +35,24 @@ pub enum Via {
 pub struct Caller {
     pub name: Arc<str>,
     pub role: Role,
-    /// Absent on the control socket.
-    pub session: Option<SessionKey>,
-    /// How long ago the login was proved.
-    pub proved: Duration,
+    /// Opens the session; absent on the control socket.
+    pub session: Option<Arc<Secret>>,
+    /// The password was given within the last minutes.
+    pub fresh: bool,
 }
 
 impl Caller {
     /// Stands in every history as the one who did it.
     pub fn door(&self) -> Door {
         Door::Technician(self.name.to_string())
+    }
+
+    /// Stands in the audit as the one who did it.
+    pub fn who(&self) -> String {
+        match self.session {
+            Some(_) => format!("technician:{}", self.name),
+            None => "console".into(),
+        }
     }
 }
 
@@ -83,12 +70,9 @@ pub enum Access {
     /// Without a login: the page's own files, the login itself.
     Open,
     From(Role),
-    /// From this role, and the login was proved within [`RECENT`]: keys, accounts, certificates.
+    /// From this role, and the password was given within the last minutes: keys, accounts, certificates.
     Proved(Role),
 }
-
-/// How fresh a login must be for [`Access::Proved`].
-pub const RECENT: Duration = Duration::from_secs(5 * 60);
 
 impl Access {
     pub fn allows(self, caller: Option<&Caller>) -> Result<(), Failure> {
@@ -99,10 +83,10 @@ impl Access {
         let caller = caller.ok_or_else(login_first)?;
         if caller.role < least {
             let message =
-                format!("this needs the role {}, and {} has {}", least.name(), caller.name, caller.role.name());
+                format!("this needs the role {}, and {} has {}", least.as_str(), caller.name, caller.role.as_str());
             return Err(Failure::new(StatusCode::FORBIDDEN, "not-authorized", message));
         }
-        if matches!(self, Access::Proved(_)) && caller.proved > RECENT {
+        if matches!(self, Access::Proved(_)) && !caller.fresh {
             let message = "say once more who you are: this changes who may enter";
             return Err(Failure::new(StatusCode::FORBIDDEN, "prove-again", message).hint("POST /v1/session/proof"));
         }
@@ -114,16 +98,15 @@ fn login_first() -> Failure {
     Failure::new(StatusCode::UNAUTHORIZED, "login-first", "log in first").hint("POST /v1/session")
 }
 
-/// The middleware in front of a route.
-pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    match access.allows(request.extensions().get::<Caller>()) {
-        Ok(()) => next.run(request).await,
-        Err(failure) => {
-            if let Some(caller) = request.extensions().get::<Caller>() {
-                let (method, path) = (request.method(), request.uri().path());
-                tracing::warn!(who = %caller.name, role = caller.role.name(), %method, path, "refused by role");
-            }
-            failure.into_response()
-        }
+/// The middleware in front of a route. A refusal by role is written down.
+pub(super) async fn guard(State((app, access)): State<(App, Access)>, request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<Caller>();
+    let Err(failure) = access.allows(caller) else {
+        return next.run(request).await;
+    };
+    if let Some(caller) = caller.filter(|_| failure.code == "not-authorized") {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        app.note(AuditEntry::refused(caller.who(), "api.refused", what).detail(caller.role.as_str())).await;
     }
+    failure.into_response()
 }

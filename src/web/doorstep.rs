@@ -12,9 +12,10 @@ use axum::{
 
 use super::{
     App,
-    access::{Caller, Role, Via},
+    access::{Caller, Via},
     failure::Failure,
 };
+use crate::identity::{Secret, login::Role};
 
 /// Sent by the page with everything that is not a GET: a form of another site cannot.
 pub const OWN_HEADER: &str = "headgate";
@@ -26,7 +27,6 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 pub(super) async fn doorstep(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let secure = matches!(request.extensions().get(), Some(Via::Net { tls: true, .. }));
     let checked = check(&app, &mut request);
     let mut response = match checked {
         Ok(()) => next.run(request).await,
@@ -41,7 +41,6 @@ pub(super) async fn doorstep(State(app): State<App>, mut request: Request, next:
     set(header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
     set(header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    let _ = secure;
     response
 }
 
@@ -52,13 +51,18 @@ fn check(app: &App, request: &mut Request) -> Result<(), Failure> {
     };
     let caller = match &via {
         Via::Socket { account } => {
-            Some(Caller { name: account.clone(), role: Role::Admin, session: None, proved: Default::default() })
+            Some(Caller { name: account.clone(), role: Role::Admin, session: None, fresh: true })
         }
         Via::Net { tls, local, .. } => {
             known_host(app, request.headers(), local.ip())?;
             same_origin(request.method(), request.headers())?;
             let touch = !request.headers().contains_key(BACKGROUND);
-            cookie(request.headers(), cookie_name(*tls)).and_then(|token| app.sessions.caller(token, touch))
+            cookie(request.headers(), cookie_name(*tls)).and_then(|id| {
+                let technician = app.identity.session(id, touch)?;
+                let session = Some(Arc::new(Secret::new(id)));
+                let (name, role) = (technician.name.into(), technician.role);
+                Some(Caller { name, role, session, fresh: technician.fresh })
+            })
         }
     };
     if let Some(caller) = caller {

@@ -1,7 +1,7 @@
 //! Live values as server-sent events: at most four times a second one message with all that changed since the last.
 //! Whoever was too slow is told `lagged` and asks for the whole again.
 
-use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Query, State},
@@ -15,8 +15,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{App, access::Caller, session::SessionKey};
-use crate::model::{event::Event, ids::DeviceId, reading::Quality, view::Live};
+use super::{App, access::Caller};
+use crate::{
+    identity::Secret,
+    model::{event::Event, ids::DeviceId, reading::Quality, view::Live},
+};
 
 /// Time to gather changes before they are sent.
 const GATHER: Duration = Duration::from_millis(250);
@@ -47,7 +50,7 @@ pub async fn events(
 struct Watch {
     app: App,
     events: Receiver<Event>,
-    session: Option<SessionKey>,
+    session: Option<Arc<Secret>>,
     only: Option<String>,
     greeted: bool,
 }
@@ -66,7 +69,8 @@ impl Watch {
                 biased;
                 () = self.app.stopping.cancelled() => return None,
                 () = sleep_until(until) => {
-                    if self.session.is_some_and(|session| !self.app.sessions.stands(&session)) {
+                    let session = self.session.as_deref();
+                    if session.is_some_and(|id| self.app.identity.session(id.expose(), false).is_none()) {
                         return None;
                     }
                     if !batch.is_empty() {

@@ -14,7 +14,6 @@ mod failure;
 mod metrics;
 mod page;
 mod serve;
-mod session;
 mod table;
 
 use std::{collections::HashSet, net::SocketAddr, path::PathBuf, sync::Arc};
@@ -23,12 +22,14 @@ use axum::Router;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use access::{Access, Role};
+pub use access::Access;
 pub use table::permissions;
 
 use crate::{
     bus::{Events, Orders, Questions, ToDriverSender},
     config::web::WebConfig,
+    identity::Identity,
+    store::{Store, audit::AuditEntry},
     tasks::Tasks,
 };
 
@@ -37,6 +38,10 @@ pub struct Ports {
     pub questions: Questions,
     pub orders: Orders,
     pub events: Events,
+    /// Logins, and the credentials of children.
+    pub identity: Identity,
+    /// For the audit.
+    pub store: Store,
     /// For the commissioning tools.
     pub modbus: Option<ToDriverSender>,
     /// Serves verified images to children; brings its own proof of who may fetch, so no login stands before it.
@@ -81,7 +86,8 @@ struct Inner {
     orders: Orders,
     events: Events,
     modbus: Option<ToDriverSender>,
-    sessions: session::Sessions,
+    identity: Identity,
+    store: Store,
     hosts: Arc<HashSet<String>>,
     stopping: CancellationToken,
 }
@@ -91,6 +97,16 @@ impl std::ops::Deref for App {
 
     fn deref(&self) -> &Inner {
         &self.0
+    }
+}
+
+impl App {
+    /// Writes down who did what. Where the disk refuses, the log has it.
+    async fn note(&self, entry: AuditEntry) {
+        tracing::info!(who = entry.who, what = entry.what, target = entry.target, ok = entry.ok, "audit");
+        if let Err(error) = self.store.audit(entry).await {
+            tracing::error!(%error, "the audit could not be written");
+        }
     }
 }
 
@@ -107,7 +123,8 @@ pub async fn start(
         orders: ports.orders,
         events: ports.events,
         modbus: ports.modbus,
-        sessions: session::Sessions::new(config.session_idle, config.session_max),
+        identity: ports.identity,
+        store: ports.store,
         hosts: doorstep::own_names(&config.hosts),
         stopping: tasks.stopping(),
     }));

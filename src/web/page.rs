@@ -13,8 +13,23 @@ use super::failure::Failure;
 
 /// (name, media type, text)
 const FILES: &[(&str, &str, &str)] = &[
+    ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
     ("style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("app.js", JS, include_str!("page/app.js")),
+    ("api.js", JS, include_str!("page/api.js")),
+    ("dom.js", JS, include_str!("page/dom.js")),
+    ("login.js", JS, include_str!("page/login.js")),
+    ("overview.js", JS, include_str!("page/overview.js")),
+    ("devices.js", JS, include_str!("page/devices.js")),
+    ("device.js", JS, include_str!("page/device.js")),
+    ("plot.js", JS, include_str!("page/plot.js")),
+    ("set.js", JS, include_str!("page/set.js")),
+    ("shadow.js", JS, include_str!("page/shadow.js")),
+    ("updates.js", JS, include_str!("page/updates.js")),
+    ("tools.js", JS, include_str!("page/tools.js")),
+    ("config.js", JS, include_str!("page/config.js")),
+    ("access.js", JS, include_str!("page/access.js")),
+    ("log.js", JS, include_str!("page/log.js")),
 ];
 const JS: &str = "text/javascript; charset=utf-8";
 const INDEX: &str = include_str!("page/index.html");

@@ -1,7 +1,7 @@
 //! Every route with the least role that may use it: the one place that says who may do what. A route that is not here
 //! does not exist.
 
-use Access::{From, Open};
+use Access::{From, Open, Proved};
 use Role::{Admin, Technician, Viewer};
 use axum::{
     Router,
@@ -14,13 +14,14 @@ use axum::{
 
 use super::{
     App,
-    access::{Access, Role, guard},
-    api::{config, devices, log, shadows, status, tools},
+    access::{Access, guard},
+    api::{config, credentials, devices, log, session, shadows, status, tools},
     doorstep::doorstep,
     events,
     failure::Failure,
     metrics, page,
 };
+use crate::identity::login::Role;
 
 /// Largest request body, in bytes.
 const BODY: usize = 256 * 1024;
@@ -52,10 +53,31 @@ fn routes() -> Vec<Route> {
         // the page
         route(GET,    "/",                                    Open,             page::index),
         route(GET,    "/assets/{file}",                       Open,             page::asset),
+        // coming in
+        route(GET,    "/v1/session",                          Open,             session::whoami),
+        route(POST,   "/v1/session",                          Open,             session::log_in),
+        route(DELETE, "/v1/session",                          From(Viewer),     session::log_out),
+        route(POST,   "/v1/session/proof",                    From(Viewer),     session::prove),
+        route(POST,   "/v1/session/password",                 From(Viewer),     session::change_password),
+        route(GET,    "/v1/sessions",                         From(Admin),      session::sessions),
+        route(DELETE, "/v1/sessions/{session}",               From(Admin),      session::end),
+        route(GET,    "/v1/accounts",                         From(Admin),      session::accounts),
+        route(POST,   "/v1/accounts/codes",                   Proved(Admin),    session::invite),
+        route(PUT,    "/v1/accounts/{account}/role",          Proved(Admin),    session::set_role),
+        route(DELETE, "/v1/accounts/{account}",               Proved(Admin),    session::remove),
+        // children's credentials
+        route(GET,    "/v1/authority",                        Open,             credentials::authority),
+        route(POST,   "/v1/enrol",                            Open,             credentials::enrol),
+        route(GET,    "/v1/credentials",                      From(Technician), credentials::list),
+        route(POST,   "/v1/credentials",                      Proved(Admin),    credentials::issue),
+        route(POST,   "/v1/credentials/codes",                From(Admin),      credentials::code),
+        route(POST,   "/v1/credentials/{id}/rotate",          Proved(Admin),    credentials::rotate),
+        route(DELETE, "/v1/credentials/{id}",                 From(Admin),      credentials::revoke),
         // the gateway
         route(GET,    "/v1/status",                           From(Viewer),     status::status),
         route(GET,    "/v1/log",                              From(Viewer),     status::log),
         route(GET,    "/v1/log/tail",                         From(Viewer),     log::tail),
+        route(GET,    "/v1/audit",                            From(Admin),      log::audit),
         route(GET,    "/v1/connections",                      From(Viewer),     status::connections),
         route(GET,    "/v1/updates",                          From(Viewer),     status::updates),
         route(GET,    "/v1/metrics",                          From(Viewer),     metrics::metrics),
@@ -67,13 +89,13 @@ fn routes() -> Vec<Route> {
         // devices
         route(GET,    "/v1/devices",                          From(Viewer),     devices::list),
         route(GET,    "/v1/devices/{device}",                 From(Viewer),     devices::one),
-        route(PUT,    "/v1/devices/{device}/lifecycle",       From(Admin),      devices::lifecycle),
+        route(PUT,    "/v1/devices/{device}/lifecycle",       From(Technician), devices::lifecycle),
         route(GET,    "/v1/devices/{device}/history",         From(Viewer),     devices::history),
         route(GET,    "/v1/devices/{device}/trend",           From(Viewer),     devices::trend),
         route(GET,    "/v1/devices/{device}/commands",        From(Viewer),     devices::commands),
         route(POST,   "/v1/devices/{device}/commands/{name}", From(Technician), devices::command),
         route(PUT,    "/v1/devices/{device}/config",          From(Technician), devices::config),
-        route(POST,   "/v1/devices/{device}/update",          From(Admin),      devices::update),
+        route(POST,   "/v1/devices/{device}/update",          From(Technician), devices::update),
         route(GET,    "/v1/devices/{device}/shadow",          From(Viewer),     shadows::classic),
         route(PATCH,  "/v1/devices/{device}/shadow",          From(Technician), shadows::desire),
         route(GET,    "/v1/devices/{device}/shadows",         From(Viewer),     shadows::names),
@@ -90,7 +112,8 @@ pub fn permissions() -> Vec<(Method, &'static str, Access)> {
 
 pub(super) fn router(app: App) -> Router {
     let add = |router: Router<App>, route: Route| {
-        router.route(route.path, route.handler.layer(middleware::from_fn_with_state(route.access, guard)))
+        let guard = middleware::from_fn_with_state((app.clone(), route.access), guard);
+        router.route(route.path, route.handler.layer(guard))
     };
     (routes().into_iter().fold(Router::new(), add))
         .fallback(async || Failure::not_found("there is nothing here").hint("docs/api.md lists what there is"))

@@ -5,6 +5,7 @@ use axum::{Json, extract::State};
 use super::Answer;
 use crate::{
     bus::{ConfigReport, Question},
+    store::audit::AuditEntry,
     web::{App, access::Caller},
 };
 
@@ -13,6 +14,10 @@ pub async fn problems(State(app): State<App>) -> Answer<ConfigReport> {
 }
 
 pub async fn reload(State(app): State<App>, caller: Caller) -> Answer<ConfigReport> {
-    tracing::info!(who = %caller.name, "configuration reload asked for");
-    Ok(Json(app.questions.ask(Question::Reload).await?))
+    let report = app.questions.ask(Question::Reload).await?;
+    let problems = report.problems.len();
+    let mut entry = AuditEntry::done(caller.who(), "config.reload", report.folder.clone().unwrap_or_default());
+    entry.ok = problems == 0;
+    app.note(entry.detail(format!("{problems} problems"))).await;
+    Ok(Json(report))
 }

@@ -20,6 +20,7 @@ use crate::{
         update::UpdateOrder,
         view::{Change, CommandView, DeviceRow, DeviceView, Trend},
     },
+    store::audit::AuditEntry,
     web::{App, access::Caller, failure::Failure},
 };
 
@@ -47,8 +48,9 @@ pub async fn lifecycle(
     Body(life): Body<Life>,
 ) -> Answer<Value> {
     let (device, lifecycle, door) = (device(&id)?, life.lifecycle, caller.door());
-    tracing::info!(who = %caller.name, %device, ?lifecycle, "lifecycle asked for");
+    let entry = AuditEntry::done(caller.who(), "device.lifecycle", id).detail(format!("{lifecycle:?}").to_lowercase());
     app.questions.ask(|reply| Question::SetLifecycle { device, lifecycle, door, reply }).await?;
+    app.note(entry).await;
     Ok(Json(json!({ "lifecycle": lifecycle })))
 }
 
@@ -126,8 +128,10 @@ pub async fn command(
     }
     let command_id = body.command_id.unwrap_or_else(fresh_id);
     let params = if body.params.is_null() { json!({}) } else { body.params };
+    let entry = AuditEntry::done(caller.who(), "device.command", &*id).detail(&*name);
     let command = Command { name, command_id: command_id.clone(), params, expires_at: body.expires_at };
     app.orders.place(device(&id)?, caller.door(), OrderKind::Command(command)).await?;
+    app.note(entry).await;
     Ok((StatusCode::ACCEPTED, Json(json!({ "commandId": command_id }))))
 }
 
@@ -139,6 +143,7 @@ pub async fn config(
     Body(document): Body<Value>,
 ) -> Result<(StatusCode, Json<Value>), Failure> {
     let stored = app.orders.place(device(&id)?, caller.door(), OrderKind::Config(document)).await?;
+    app.note(AuditEntry::done(caller.who(), "device.config", id)).await;
     Ok((StatusCode::ACCEPTED, Json(stored)))
 }
 
@@ -148,9 +153,9 @@ pub async fn update(
     caller: Caller,
     Body(order): Body<UpdateOrder>,
 ) -> Result<(StatusCode, Json<Value>), Failure> {
-    let device = device(&id)?;
-    tracing::info!(who = %caller.name, %device, job = order.job_id, to = order.target_version, "update ordered");
-    let stored = app.orders.place(device, caller.door(), OrderKind::Update(order)).await?;
+    let entry = AuditEntry::done(caller.who(), "device.update", &*id).detail(&*order.target_version);
+    let stored = app.orders.place(device(&id)?, caller.door(), OrderKind::Update(order)).await?;
+    app.note(entry).await;
     Ok((StatusCode::ACCEPTED, Json(stored)))
 }
 

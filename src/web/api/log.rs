@@ -11,7 +11,8 @@ use super::{Answer, Body};
 use crate::{
     bus::Question,
     model::view::LogLine,
-    web::{App, failure::Failure},
+    store::audit::{AuditEntry, AuditRow},
+    web::{App, access::Caller, failure::Failure},
 };
 
 #[derive(Deserialize)]
@@ -39,10 +40,17 @@ pub async fn tail(State(app): State<App>, query: Result<Query<Tail>, QueryReject
     Ok(Json(app.questions.ask(|reply| Question::LogTail { lines, level, reply }).await?))
 }
 
+/// Who did what, oldest first; each row carries the hash of the one before.
+pub async fn audit(State(app): State<App>, query: Result<Query<Tail>, QueryRejection>) -> Answer<Vec<AuditRow>> {
+    let Query(Tail { lines, .. }) = query.map_err(|error| Failure::invalid(error.body_text()))?;
+    Ok(Json(app.store.audit_tail(lines.clamp(1, 2000)).await.map_err(Failure::inside)?))
+}
+
 /// A diagnostics request of `docs/mqtt.md`, answered whole.
-pub async fn diagnose(State(app): State<App>, Body(request): Body<Value>) -> Answer<Value> {
-    if request.get("type").and_then(Value::as_str).is_none() {
+pub async fn diagnose(State(app): State<App>, caller: Caller, Body(request): Body<Value>) -> Answer<Value> {
+    let Some(kind) = request.get("type").and_then(Value::as_str) else {
         return Err(Failure::invalid("give a \"type\", such as \"system-info\" or \"metrics\""));
-    }
+    };
+    app.note(AuditEntry::done(caller.who(), "diagnostics", kind)).await;
     Ok(Json(app.questions.ask(|reply| Question::Diagnose { request, reply }).await?))
 }

@@ -1,8 +1,10 @@
 //! The handlers of `/v1`, by subject. Each turns a request into one question or order and its answer into JSON.
 
 pub mod config;
+pub mod credentials;
 pub mod devices;
 pub mod log;
+pub mod session;
 pub mod shadows;
 pub mod status;
 pub mod tools;

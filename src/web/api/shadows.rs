@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Answer, Body, device};
 use crate::{
     bus::{OrderKind, Question},
+    store::audit::AuditEntry,
     web::{App, access::Caller, failure::Failure},
 };
 
@@ -81,6 +82,9 @@ pub async fn delete_named(
     Path((id, name)): Path<(String, String)>,
     caller: Caller,
 ) -> Answer<Value> {
+    let entry = AuditEntry::done(caller.who(), "shadow.delete", &*id).detail(&*name);
     let order = OrderKind::ShadowDelete { name: Some(name) };
-    Ok(Json(app.orders.place(device(&id)?, caller.door(), order).await?))
+    let deleted = app.orders.place(device(&id)?, caller.door(), order).await?;
+    app.note(entry).await;
+    Ok(Json(deleted))
 }

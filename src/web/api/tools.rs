@@ -18,6 +18,7 @@ use super::Body;
 use crate::{
     bus::ToDriver,
     model::command::{Refusal, RefusalCode},
+    store::audit::AuditEntry,
     web::{App, access::Caller, failure::Failure},
 };
 
@@ -28,7 +29,7 @@ pub async fn modbus(State(app): State<App>, caller: Caller, Body(request): Body<
     };
     let driver = app.modbus.as_ref().ok_or_else(gone)?;
     let tool = request.get("tool").and_then(Value::as_str).unwrap_or("?").to_owned();
-    tracing::info!(who = %caller.name, tool, "modbus tool");
+    app.note(AuditEntry::done(caller.who(), "tool.modbus", tool).detail(request.to_string())).await;
     let (progress, mut partial) = mpsc::channel(32);
     let (reply, mut answer) = oneshot::channel();
     driver.send(ToDriver::Tool { request, progress: Some(progress), reply }).await.map_err(|_| gone())?;

@@ -23,8 +23,8 @@ export function accessPage(body) {
           account.name !== known.session.account && h("button", { class: "small risky", onclick: () => removeAccount(account.name) }, "Remove")))))),
       h("section", { class: "card flush" }, h("header", {}, h("h2", {}, "Logged in")),
         h("ul", { class: "list" }, sessions.map((session) => h("li", {}, h("div", { class: "line" },
-          h("span", { class: "grow" }, h("span", { class: "name" }, session.account), h("div", { class: "soft small wrap" }, `${session.address} · since ${clock(session.started)}`)),
-          h("button", { class: "small", onclick: () => act("DELETE", `/v1/sessions/${encodeURIComponent(session.id)}`, "Ended") }, "End")))))),
+          h("span", { class: "grow" }, h("span", { class: "name" }, session.account), h("div", { class: "soft small wrap" }, `${session.address} · since ${clock(session.created)}, seen ${ago(session.seen)}`)),
+          h("button", { class: "small", onclick: () => act("DELETE", `/v1/sessions/${encodeURIComponent(session.handle)}`, "Ended") }, "End")))))),
       who());
   }
 

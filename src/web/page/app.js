@@ -89,8 +89,7 @@ function morePage(body) {
     h("div", { class: "title" }, h("h1", {}, "More")),
     h("div", { class: "card flush" }, h("ul", { class: "list" }, rows.map(([key, page]) =>
       h("li", {}, h("a", { class: "line", href: `#/${key}` }, h("span", { class: "grow name" }, page.title)))))),
-    h("p", { class: "soft small wrap", style: "" }),
-    who());
+    h("div", { class: "stack" }, h("div", {}), who()));
 }
 
 export const who = () => h("div", { class: "card" },

@@ -39,7 +39,7 @@ export function loginPage(app, session, entered) {
       problem, press,
       h("button", { type: "button", class: "quiet", onclick: () => { first = !first; problem.textContent = ""; draw(); } },
         first ? "I have an account" : "I have a one-time code"),
-      first && h("p", { class: "faint small" }, "No code at hand? On the gateway: headgate credential code"))));
+      first && h("p", { class: "faint small" }, "No code at hand? On the gateway: headgate credential login-code"))));
     (first ? code : account).focus();
   };
   draw();
