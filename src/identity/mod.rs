@@ -24,6 +24,9 @@ mod tend;
 pub mod login;
 pub mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
