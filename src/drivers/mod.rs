@@ -2,3 +2,4 @@
 
 pub mod coap;
 pub mod modbus;
+pub mod mqtt;
