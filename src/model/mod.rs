@@ -1,5 +1,6 @@
 //! The nouns and their laws, as pure values: no I/O, no clock, no async. Everything else may import this room.
 
+pub mod access;
 pub mod command;
 pub mod device;
 pub mod event;

@@ -1,3 +1,295 @@
 //! Persistent sessions of the local broker and what waits for them.
+//!
+//! The broker keeps its sessions in memory and sends every change here; a batch of changes is one write. Read only
+//! when the broker starts.
 
-pub const MIGRATIONS: &[&str] = &[];
+use std::sync::Arc;
+
+use rusqlite::params;
+
+use super::{Store, StoreError, Writer, retained};
+use crate::model::time::Millis;
+
+pub const MIGRATIONS: &[&str] = &["
+    CREATE TABLE broker_sessions (
+        client TEXT PRIMARY KEY,
+        device TEXT NOT NULL,
+        groups TEXT NOT NULL,
+        expiry INTEGER NOT NULL,
+        away_since INTEGER
+    ) WITHOUT ROWID;
+    CREATE TABLE broker_subscriptions (
+        client TEXT NOT NULL,
+        filter TEXT NOT NULL,
+        options INTEGER NOT NULL,
+        identifier INTEGER NOT NULL,
+        PRIMARY KEY (client, filter)
+    ) WITHOUT ROWID;
+    CREATE TABLE broker_queue (
+        client TEXT NOT NULL,
+        place INTEGER NOT NULL,
+        topic TEXT NOT NULL,
+        payload BLOB NOT NULL,
+        flags INTEGER NOT NULL,
+        properties BLOB NOT NULL,
+        expires INTEGER,
+        identifiers BLOB NOT NULL,
+        packet INTEGER NOT NULL DEFAULT 0,
+        released INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (client, place)
+    ) WITHOUT ROWID;
+    CREATE TABLE broker_incoming (
+        client TEXT NOT NULL,
+        packet INTEGER NOT NULL,
+        PRIMARY KEY (client, packet)
+    ) WITHOUT ROWID;
+"];
+
+/// A session as it is kept.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SessionRow {
+    pub client: String,
+    pub device: String,
+    pub groups: Vec<String>,
+    /// Seconds after the connection is gone; `u32::MAX` is for ever (MQTT 5, 3.1.2.11.2).
+    pub expiry: u32,
+    /// `None` while it is connected.
+    pub away_since: Option<Millis>,
+    pub subscriptions: Vec<SubscriptionRow>,
+    pub queue: Vec<QueuedRow>,
+    /// Packet ids of QoS 2 messages that were received and not yet released by the client.
+    pub incoming: Vec<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionRow {
+    pub filter: String,
+    /// The options byte of MQTT 5, 3.8.3.1.
+    pub options: u8,
+    /// Subscription identifier, 0 for none.
+    pub identifier: u32,
+}
+
+/// A message that waits for a session or is on its way to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedRow {
+    /// Order of arrival, unique in the broker.
+    pub place: i64,
+    pub topic: String,
+    pub payload: Vec<u8>,
+    /// QoS in bits 1 and 2, retain in bit 0, as in the packet.
+    pub flags: u8,
+    /// Properties as they stand in an MQTT 5 packet.
+    pub properties: Vec<u8>,
+    pub expires: Option<Millis>,
+    /// Subscription identifiers, four bytes each, big-endian.
+    pub identifiers: Vec<u8>,
+    /// The packet id it was sent with, 0 while it waits.
+    pub packet: u16,
+    /// The client has it (QoS 2) and its PUBCOMP is missing.
+    pub released: bool,
+}
+
+/// One change of what is kept. The order of a batch is kept.
+#[derive(Debug, Clone)]
+pub enum SessionChange {
+    /// Makes or updates the session itself; its lists are other changes.
+    Session { client: String, device: String, groups: Vec<String>, expiry: u32, away_since: Option<Millis> },
+    /// The session and everything of it ends.
+    End { client: String },
+    Subscribe { client: String, row: SubscriptionRow },
+    Unsubscribe { client: String, filter: String },
+    Queue { client: String, row: QueuedRow },
+    /// It was sent under this packet id, or released.
+    Sent { client: String, place: i64, packet: u16, released: bool },
+    Done { client: String, place: i64 },
+    Received { client: String, packet: u16 },
+    Released { client: String, packet: u16 },
+    Retain(retained::RetainedRow),
+    /// Removes a retained message.
+    Forget { topic: String },
+}
+
+impl Writer {
+    fn change_session(&mut self, change: &SessionChange) -> Result<(), StoreError> {
+        let c = &self.connection;
+        match change {
+            SessionChange::Session { client, device, groups, expiry, away_since } => {
+                let groups = groups.join("\n");
+                c.prepare_cached(
+                    "INSERT INTO broker_sessions VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (client) DO UPDATE SET
+                     device = excluded.device, groups = excluded.groups, expiry = excluded.expiry,
+                     away_since = excluded.away_since",
+                )?
+                .execute(params![client, device, groups, expiry, away_since.map(|at| at.0)])?;
+            }
+            SessionChange::End { client } => {
+                for sql in [
+                    "DELETE FROM broker_sessions WHERE client = ?1",
+                    "DELETE FROM broker_subscriptions WHERE client = ?1",
+                    "DELETE FROM broker_queue WHERE client = ?1",
+                    "DELETE FROM broker_incoming WHERE client = ?1",
+                ] {
+                    c.prepare_cached(sql)?.execute([client])?;
+                }
+            }
+            SessionChange::Subscribe { client, row } => {
+                c.prepare_cached("INSERT OR REPLACE INTO broker_subscriptions VALUES (?1, ?2, ?3, ?4)")?
+                    .execute(params![client, row.filter, row.options, row.identifier])?;
+            }
+            SessionChange::Unsubscribe { client, filter } => {
+                c.prepare_cached("DELETE FROM broker_subscriptions WHERE client = ?1 AND filter = ?2")?
+                    .execute([client, filter])?;
+            }
+            SessionChange::Queue { client, row } => {
+                c.prepare_cached("INSERT OR REPLACE INTO broker_queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+                    .execute(params![
+                        client,
+                        row.place,
+                        row.topic,
+                        row.payload,
+                        row.flags,
+                        row.properties,
+                        row.expires.map(|at| at.0),
+                        row.identifiers,
+                        row.packet,
+                        row.released
+                    ])?;
+            }
+            SessionChange::Sent { client, place, packet, released } => {
+                c.prepare_cached("UPDATE broker_queue SET packet = ?3, released = ?4 WHERE client = ?1 AND place = ?2")?
+                    .execute(params![client, place, packet, released])?;
+            }
+            SessionChange::Done { client, place } => {
+                c.prepare_cached("DELETE FROM broker_queue WHERE client = ?1 AND place = ?2")?
+                    .execute(params![client, place])?;
+            }
+            SessionChange::Received { client, packet } => {
+                c.prepare_cached("INSERT OR IGNORE INTO broker_incoming VALUES (?1, ?2)")?
+                    .execute(params![client, packet])?;
+            }
+            SessionChange::Released { client, packet } => {
+                c.prepare_cached("DELETE FROM broker_incoming WHERE client = ?1 AND packet = ?2")?
+                    .execute(params![client, packet])?;
+            }
+            SessionChange::Retain(row) => retained::put(c, row)?,
+            SessionChange::Forget { topic } => retained::remove(c, topic)?,
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Applies a batch, all or nothing; resolves when it is on disk.
+    pub async fn change_sessions(&self, changes: impl Into<Arc<Vec<SessionChange>>>) -> Result<(), StoreError> {
+        let changes = changes.into();
+        self.write(move |writer| changes.iter().try_for_each(|change| writer.change_session(change))).await
+    }
+
+    /// Every session with everything of it, in no order; queues in order of arrival.
+    pub async fn sessions(&self) -> Result<Vec<SessionRow>, StoreError> {
+        self.read(|c| {
+            let mut sessions = c
+                .prepare("SELECT client, device, groups, expiry, away_since FROM broker_sessions")?
+                .query_map([], |row| {
+                    Ok(SessionRow {
+                        client: row.get(0)?,
+                        device: row.get(1)?,
+                        groups: row.get::<_, String>(2)?.lines().map(str::to_owned).collect(),
+                        expiry: row.get(3)?,
+                        away_since: row.get::<_, Option<i64>>(4)?.map(Millis),
+                        ..SessionRow::default()
+                    })
+                })?
+                .collect::<Result<Vec<_>, _>>()?;
+            for session in &mut sessions {
+                session.subscriptions = c
+                    .prepare_cached("SELECT filter, options, identifier FROM broker_subscriptions WHERE client = ?1")?
+                    .query_map([&session.client], |row| {
+                        Ok(SubscriptionRow { filter: row.get(0)?, options: row.get(1)?, identifier: row.get(2)? })
+                    })?
+                    .collect::<Result<_, _>>()?;
+                session.queue = c
+                    .prepare_cached(
+                        "SELECT place, topic, payload, flags, properties, expires, identifiers, packet, released
+                         FROM broker_queue WHERE client = ?1 ORDER BY place",
+                    )?
+                    .query_map([&session.client], |row| {
+                        Ok(QueuedRow {
+                            place: row.get(0)?,
+                            topic: row.get(1)?,
+                            payload: row.get(2)?,
+                            flags: row.get(3)?,
+                            properties: row.get(4)?,
+                            expires: row.get::<_, Option<i64>>(5)?.map(Millis),
+                            identifiers: row.get(6)?,
+                            packet: row.get(7)?,
+                            released: row.get(8)?,
+                        })
+                    })?
+                    .collect::<Result<_, _>>()?;
+                session.incoming = c
+                    .prepare_cached("SELECT packet FROM broker_incoming WHERE client = ?1")?
+                    .query_map([&session.client], |row| row.get(0))?
+                    .collect::<Result<_, _>>()?;
+            }
+            Ok(sessions)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_with_all_of_it_survives_a_restart_and_ends_wholly() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, thread) = Store::open(folder.path()).expect("open");
+        let client = || "c".to_owned();
+        let row = |place| QueuedRow {
+            place,
+            topic: "a/b".into(),
+            payload: b"x".to_vec(),
+            flags: 0b10,
+            properties: vec![1, 1],
+            expires: Some(Millis(5)),
+            identifiers: vec![0, 0, 0, 1],
+            packet: 0,
+            released: false,
+        };
+        let subscription = SubscriptionRow { filter: "a/#".into(), options: 2, identifier: 1 };
+        let groups = vec!["hmi".to_owned(), "flow".to_owned()];
+        let session =
+            |away_since| SessionChange::Session { client: client(), device: "d".into(), groups: groups.clone(), expiry: 60, away_since };
+        let first = vec![
+            session(None),
+            SessionChange::Subscribe { client: client(), row: subscription.clone() },
+            SessionChange::Queue { client: client(), row: row(7) },
+            SessionChange::Queue { client: client(), row: row(8) },
+            SessionChange::Queue { client: client(), row: row(9) },
+            SessionChange::Received { client: client(), packet: 3 },
+        ];
+        store.change_sessions(first).await.expect("write");
+        let second = vec![
+            SessionChange::Sent { client: client(), place: 8, packet: 65535, released: true },
+            SessionChange::Done { client: client(), place: 7 },
+            session(Some(Millis(9))),
+        ];
+        store.change_sessions(second).await.expect("write");
+        store.stop().await;
+        thread.join();
+
+        let (store, _thread) = Store::open(folder.path()).expect("open again");
+        let found = store.sessions().await.expect("read");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].groups, groups);
+        assert_eq!(found[0].subscriptions, vec![subscription]);
+        assert_eq!(found[0].queue, vec![QueuedRow { packet: 65535, released: true, ..row(8) }, row(9)]);
+        assert_eq!((found[0].incoming.clone(), found[0].away_since), (vec![3], Some(Millis(9))));
+        store.change_sessions(vec![SessionChange::End { client: client() }, session(None)]).await.expect("end");
+        let found = store.sessions().await.expect("read");
+        assert!(found[0].queue.is_empty() && found[0].subscriptions.is_empty() && found[0].incoming.is_empty());
+    }
+}

@@ -1,0 +1,244 @@
+//! From the first byte to CONNACK: is it MQTT, who is it, may it leave that will, which session is its own.
+
+use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use bytes::BytesMut;
+use rustls_pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    connection::{Connection, Terms},
+    hub::Hub,
+    life::Wanted,
+    session::Live,
+    wire::{self, Connect, Fault, Version, encode, reason},
+};
+use crate::{
+    bus::ChildEvent,
+    clock,
+    config::broker::Anonymous,
+    identity::{Login, LoginRefused, Principal},
+    model::{access::Who, ids::DeviceId},
+};
+
+/// How long a login may take once it was asked for.
+const LOGIN: Duration = Duration::from_secs(15);
+/// How long the last words of the broker may take to be taken.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Name and group of those who come without credentials where that is allowed.
+const NOBODY: &str = "anonymous";
+
+/// The other end of an accepted connection.
+pub struct Peer {
+    pub address: SocketAddr,
+    /// `tcp`, `tls`, `websocket`, `websocket, tls`.
+    pub transport: &'static str,
+    /// What the TLS verifier accepted, leaf first.
+    pub certificates: Option<Vec<CertificateDer<'static>>>,
+    /// By when CONNECT must be here.
+    pub deadline: Instant,
+}
+
+/// Serves one connection from its first byte to its end.
+pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut input = BytesMut::with_capacity(4096);
+    let stop = hub.tasks.stopping();
+    let first = async {
+        loop {
+            if let Some(frame) = wire::frame(&mut input, None, hub.limits.packet)? {
+                return Ok(Some(frame));
+            }
+            if let Some(first) = input.first()
+                && first >> 4 != 1
+            {
+                return Err(Fault::new(reason::PROTOCOL_ERROR, "the first packet is not CONNECT"));
+            }
+            match reader.read_buf(&mut input).await {
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(_) => {}
+            }
+        }
+    };
+    let frame = tokio::select! {
+        first = timeout_at(peer.deadline, first) => match first {
+            Ok(Ok(Some(frame))) if frame.is_connect() => frame,
+            Ok(Ok(Some(_))) => return tracing::debug!(peer = %peer.address, "the first packet is not CONNECT"),
+            Ok(Ok(None)) => return,
+            Ok(Err(fault)) => return tracing::debug!(peer = %peer.address, %fault, "not a CONNECT"),
+            Err(_) => return tracing::debug!(peer = %peer.address, "no CONNECT in time"),
+        },
+        () = stop.cancelled() => return,
+    };
+    let mut output = BytesMut::new();
+    let (version, outcome) = match wire::version(&frame) {
+        Ok(version) => (version, greet(&hub, version, frame, &peer).await),
+        Err(fault) => {
+            // whoever speaks 6 or later reads the newer answer, whoever speaks 3 the older
+            (Version::V4, Err(fault))
+        }
+    };
+    let (connect, wanted) = match outcome {
+        Ok(greeted) => greeted,
+        Err(fault) => {
+            hub.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(peer = %peer.address, transport = peer.transport, %fault, "a connection is refused");
+            encode::refuse(&mut output, version, fault.code, &fault.text);
+            let last = async {
+                writer.write_all_buf(&mut output).await?;
+                writer.shutdown().await
+            };
+            drop(timeout(LAST_WORDS, last).await);
+            return;
+        }
+    };
+    let (device, asked, window) = (wanted.device.clone(), wanted.expiry, wanted.window);
+    let attached = match hub.attach(wanted).await {
+        Ok(attached) => attached,
+        Err(fault) => {
+            encode::refuse(&mut output, version, fault.code, &fault.text);
+            drop(timeout(LAST_WORDS, writer.write_all_buf(&mut output)).await);
+            return;
+        }
+    };
+    let keep_alive = server_keep_alive(&hub, &connect);
+    let assigned = connect.client_id.is_empty().then(|| attached.session.client.clone());
+    let welcome = encode::Welcome {
+        session_present: attached.present,
+        assigned_id: assigned.as_deref(),
+        keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+        expiry: (connect.expiry.unwrap_or(0) != asked).then_some(asked),
+        receive_maximum: hub.limits.receive,
+        packet_maximum: u32::try_from(hub.limits.packet).unwrap_or(u32::MAX),
+        alias_maximum: hub.limits.aliases,
+    };
+    encode::connack(&mut output, version, &welcome);
+    hub.arrived(&device);
+    tracing::info!(device = %device, client = &*attached.session.client, peer = %peer.address, transport = peer.transport, protocol = version.name(), present = attached.present, "a child connected");
+    let protocol = version.name();
+    let event = ChildEvent::Connected { device, address: Some(peer.address), protocol, at: clock::now() };
+    hub.children.send(event).await;
+    let terms = Terms {
+        version,
+        keep_alive: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500)),
+        packet_maximum: connect.packet_maximum.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+        alias_maximum: connect.alias_maximum,
+        problem_information: connect.problem_information,
+        may_extend: connect.expiry.unwrap_or(0) > 0,
+        window,
+    };
+    Connection::new(hub.clone(), attached, terms, input, output).run(reader, writer).await;
+}
+
+/// The keep-alive that counts: what the client said, shortened for those who can be told.
+fn server_keep_alive(hub: &Hub, connect: &Connect) -> u16 {
+    let most = u16::try_from(hub.limits.keep_alive.as_secs()).unwrap_or(u16::MAX);
+    if connect.version == Version::V5 && connect.keep_alive > most { most } else { connect.keep_alive }
+}
+
+/// Judges a CONNECT; what is wanted of a session, or why not.
+async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> Result<(Connect, Wanted), Fault> {
+    let connect = wire::connect(version, frame)?;
+    if connect.has_auth_method {
+        return Err(Fault::new(reason::AUTH_METHOD, "extended authentication is not spoken here"));
+    }
+    if version == Version::V4 && connect.client_id.is_empty() && !connect.clean {
+        return Err(Fault::new(reason::CLIENT_ID, "an empty client id needs a clean session")); // 3.1.1, 3.1.3.1
+    }
+    if connect.client_id.len() > 256 {
+        return Err(Fault::new(reason::CLIENT_ID, "a client id longer than 256 bytes"));
+    }
+    let (device, groups, principal) = who(hub, &connect, peer).await?;
+    if let Some(will) = &connect.will {
+        if will.topic.len() > hub.limits.topic || will.topic.split('/').count() > hub.limits.levels {
+            return Err(Fault::new(reason::TOPIC_INVALID, "the will's topic is too long or too deep"));
+        }
+        let access = hub.access.borrow().clone();
+        let who = Who { device: &device, groups: &groups };
+        access.may_publish(who, &will.topic).map_err(|denied| {
+            Fault::new(reason::NOT_AUTHORIZED, format!("the will on {:?}: {denied}", will.topic))
+        })?;
+    }
+    let most = u32::try_from(hub.limits.session.as_secs()).unwrap_or(u32::MAX - 1);
+    let expiry = match (version, connect.clean) {
+        (Version::V5, _) => connect.expiry.unwrap_or(0).min(most),
+        (Version::V4, true) => 0,
+        (Version::V4, false) => most,
+    };
+    let client = if connect.client_id.is_empty() {
+        format!("{device}/{}", random_name()).into()
+    } else {
+        connect.client_id.as_str().into()
+    };
+    let wanted = Wanted {
+        client,
+        device,
+        groups,
+        clean: connect.clean,
+        expiry,
+        window: connect.receive_maximum.min(hub.limits.inflight),
+        will: connect.will.clone(),
+        live: Live {
+            address: Some(peer.address),
+            protocol: match peer.transport {
+                "tcp" => version.name().to_owned(),
+                other => format!("{}, {other}", version.name()),
+            },
+            since: clock::now(),
+            principal,
+        },
+    };
+    Ok((connect, wanted))
+}
+
+async fn who(
+    hub: &Hub,
+    connect: &Connect,
+    peer: &Peer,
+) -> Result<(DeviceId, Vec<String>, Option<Principal>), Fault> {
+    let nothing = connect.username.is_none() && connect.password.is_none() && peer.certificates.is_none();
+    if nothing && hub.anonymous != Anonymous::Refuse {
+        let name = match hub.anonymous {
+            Anonymous::ByClientId if !connect.client_id.is_empty() => connect.client_id.as_str(),
+            _ => NOBODY,
+        };
+        let device = DeviceId::new(name).map_err(|bad| Fault::new(reason::CLIENT_ID, bad.to_string()))?;
+        return Ok((device, vec![NOBODY.to_owned()], None));
+    }
+    let login = Login {
+        client_id: &connect.client_id,
+        username: connect.username.as_deref(),
+        password: connect.password.as_deref(),
+        certificates: peer.certificates.as_deref(),
+        address: Some(peer.address),
+    };
+    match timeout(LOGIN, hub.identity.authenticate(login)).await {
+        Ok(Ok(principal)) => Ok((principal.device.clone(), principal.groups.clone(), Some(principal))),
+        Ok(Err(refused)) => {
+            let code = match &refused {
+                LoginRefused::NoCredentials | LoginRefused::NotActive { .. } | LoginRefused::Expired { .. } => {
+                    reason::NOT_AUTHORIZED
+                }
+                LoginRefused::BadCredentials => reason::BAD_LOGIN,
+                LoginRefused::ClientId { .. } => reason::CLIENT_ID,
+                LoginRefused::Locked { .. } => reason::BUSY,
+                LoginRefused::Unavailable(_) => reason::UNAVAILABLE,
+            };
+            tracing::info!(client = connect.client_id, username = connect.username, %refused, "a login is refused");
+            Err(Fault::new(code, refused.outside()))
+        }
+        Err(_) => Err(Fault::new(reason::UNAVAILABLE, "the login could not be checked in time")),
+    }
+}
+
+/// Sixteen random hex digits.
+fn random_name() -> String {
+    let mut bytes = [0_u8; 8];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        tracing::error!("the system has no random numbers");
+    }
+    hex::encode(bytes)
+}

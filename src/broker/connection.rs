@@ -1,0 +1,333 @@
+//! One connection after CONNACK: reads, answers and writes in one task, never waiting for one where another could go on.
+//!
+//! ```text
+//!  socket ─▶ input ─▶ packets ─┬─ ingested: outbox ─▶ keeper ─▶ committed ─┐
+//!                              └─ others ──────────────────────────────────┴▶ routed ─▶ stored ─▶ ack ─▶ output ─▶ socket
+//!                                          a session's queue ─────────────────────────────────────────▶ output
+//! ```
+//!
+//! Acks leave in the order in which the messages came (MQTT 5, 4.6).
+
+use std::{collections::HashMap, collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::oneshot::error::TryRecvError,
+    time::{Instant, timeout},
+};
+
+use super::{
+    connect::LAST_WORDS,
+    hub::Hub,
+    life::{Attached, Ending},
+    outgoing::{HIGH_WATER, Writer},
+    pending::{Ack, Committing, Storing},
+    session::Session,
+    wire::{self, Fault, Version, encode, reason},
+};
+use crate::{
+    bus::{ChildEvent, Inbound},
+    clock,
+};
+
+/// Packets handled before others get their turn.
+const TURN: usize = 64;
+/// Messages whose ack is outstanding before the socket is left unread.
+const OUTSTANDING: usize = 512;
+/// How often a quiet connection looks at its clocks.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long messages that were accepted may take to be committed after their connection has gone.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What client and broker agreed on.
+pub struct Terms {
+    pub version: Version,
+    /// Silence after which the client counts as gone.
+    pub keep_alive: Option<Duration>,
+    pub packet_maximum: usize,
+    pub alias_maximum: u16,
+    pub problem_information: bool,
+    /// Whether DISCONNECT may set a session expiry (MQTT 5, 3.14.2.2.2).
+    pub may_extend: bool,
+    pub window: u16,
+}
+
+/// How it ends.
+#[derive(Debug)]
+pub enum End {
+    /// The client said DISCONNECT; whether it wants its will said.
+    Goodbye { will: bool },
+    /// The broker sends the client away.
+    Fault(Fault),
+    /// The socket closed.
+    Gone(String),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        End::Fault(fault)
+    }
+}
+
+pub struct Connection {
+    pub(super) hub: Arc<Hub>,
+    pub(super) session: Arc<Session>,
+    attached: Attached,
+    pub(super) terms: Terms,
+    writer: Writer,
+    input: BytesMut,
+    pub(super) output: BytesMut,
+    /// Messages on their way to the keeper.
+    pub(super) outbox: Vec<Inbound>,
+    pub(super) committing: VecDeque<Committing>,
+    pub(super) storing: VecDeque<Storing>,
+    /// Topics the client's aliases stand for.
+    pub(super) aliases: HashMap<u16, Arc<str>>,
+    /// QoS 1 messages of the client that are not acknowledged yet.
+    pub(super) unacked: usize,
+    heard: Instant,
+    told_seen: Instant,
+    wrote: Instant,
+    /// More whole packets lie in `input`.
+    more: bool,
+}
+
+impl Connection {
+    pub fn new(hub: Arc<Hub>, attached: Attached, terms: Terms, input: BytesMut, output: BytesMut) -> Self {
+        let now = Instant::now();
+        let writer = Writer {
+            version: terms.version,
+            packet_maximum: terms.packet_maximum,
+            aliases: HashMap::new(),
+            alias_maximum: terms.alias_maximum,
+        };
+        Self {
+            session: attached.session.clone(),
+            hub,
+            attached,
+            terms,
+            writer,
+            more: !input.is_empty(),
+            input,
+            output,
+            outbox: Vec::new(),
+            committing: VecDeque::new(),
+            storing: VecDeque::new(),
+            aliases: HashMap::new(),
+            unacked: 0,
+            heard: now,
+            told_seen: now,
+            wrote: now,
+        }
+    }
+
+    /// Runs to the end and gives the session back.
+    pub async fn run(mut self, reader: impl AsyncRead + Unpin, mut socket: impl AsyncWrite + Unpin) {
+        let end = self.talk(reader, &mut socket).await;
+        let end = end.err().unwrap_or(End::Gone("ended".into()));
+        let (ending, last) = self.ending(end);
+        if let Some(fault) = last {
+            encode::disconnect(&mut self.output, self.terms.version, fault.code, &fault.text);
+            let words = async {
+                socket.write_all_buf(&mut self.output).await?;
+                socket.shutdown().await
+            };
+            drop(timeout(LAST_WORDS, words).await);
+        } else {
+            drop(timeout(LAST_WORDS, socket.shutdown()).await);
+        }
+        drop(socket);
+        if timeout(DRAIN, self.drain()).await.is_err() {
+            tracing::warn!(client = &*self.session.client, "messages of a closed connection were not committed in time");
+        }
+        tracing::info!(device = %self.session.device, client = &*self.session.client, reason = ending.reason, "a child disconnected");
+        self.hub.detach(self.attached, ending).await;
+    }
+
+    fn ending(&self, end: End) -> (Ending, Option<Fault>) {
+        match end {
+            End::Goodbye { will } => {
+                (Ending { graceful: !will, reason: "disconnected".into(), error: false }, None)
+            }
+            End::Gone(reason) => (Ending { graceful: false, reason, error: true }, None),
+            End::Fault(fault) => {
+                let error = fault.code != reason::TAKEN_OVER && fault.code != reason::SHUTTING_DOWN;
+                (Ending { graceful: false, reason: fault.text.to_string(), error }, Some(fault))
+            }
+        }
+    }
+
+    async fn talk(
+        &mut self,
+        mut reader: impl AsyncRead + Unpin,
+        socket: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<(), End> {
+        let stop = self.hub.tasks.stopping();
+        let hub = self.hub.clone();
+        let session = self.session.clone();
+        let timer = tokio::time::sleep(LOOK.min(self.terms.keep_alive.unwrap_or(LOOK)));
+        tokio::pin!(timer);
+        loop {
+            self.control()?;
+            self.packets()?;
+            if self.told_seen.elapsed() >= Duration::from_secs(1) && self.heard > self.told_seen {
+                self.told_seen = Instant::now();
+                let event = ChildEvent::Seen { device: session.device.clone(), at: clock::now() };
+                hub.children.send(event).await;
+            }
+            self.settle()?;
+            let before = self.output.len();
+            self.writer.fill(&session, &hub, &mut self.output);
+            if before == 0 {
+                self.wrote = Instant::now();
+            }
+            let pressed = hub.journal.under_pressure();
+            let reading = !self.more && !pressed && self.may_take();
+            let more = self.more && !pressed && self.may_take();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    return Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into());
+                }
+                _ = self.attached.control.changed() => {}
+                written = socket.write_buf(&mut self.output), if !self.output.is_empty() => match written {
+                    Ok(0) => return Err(End::Gone("the connection closed".into())),
+                    Ok(n) => {
+                        self.wrote = Instant::now();
+                        session.counters.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
+                        hub.totals.bytes_sent.fetch_add(n as u64, Ordering::Relaxed);
+                    }
+                    Err(error) => return Err(End::Gone(error.to_string())),
+                },
+                () = Committing::front(&mut self.committing) => {}
+                () = Storing::front(&mut self.storing) => {}
+                permit = hub.inbound.reserve(), if !self.outbox.is_empty() => match permit {
+                    Ok(permit) => permit.send(std::mem::take(&mut self.outbox)),
+                    Err(_) => return Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into()),
+                },
+                () = session.wake.notified(), if self.output.len() < HIGH_WATER => {}
+                read = reader.read_buf(&mut self.input), if reading => match read {
+                    Ok(0) => return Err(End::Gone("the connection closed without DISCONNECT".into())),
+                    Ok(n) => {
+                        self.more = true;
+                        session.counters.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
+                        hub.totals.bytes_received.fetch_add(n as u64, Ordering::Relaxed);
+                    }
+                    Err(error) => return Err(End::Gone(error.to_string())),
+                },
+                () = hub.journal.relieved(), if pressed => {}
+                () = &mut timer => {
+                    let next = self.clocks()?;
+                    timer.as_mut().reset(Instant::now() + next);
+                }
+                () = tokio::task::yield_now(), if more => {}
+            }
+        }
+    }
+
+    /// Whether another packet may be looked at: nothing of this client is piled up anywhere.
+    fn may_take(&self) -> bool {
+        self.outbox.is_empty()
+            && self.committing.len() + self.storing.len() < OUTSTANDING
+            && self.output.len() < 4 * HIGH_WATER
+    }
+
+    /// Orders from outside: a newer connection, or an administrator.
+    fn control(&mut self) -> Result<(), Fault> {
+        let control = self.attached.control.borrow_and_update();
+        if control.newest != self.attached.begun.newest {
+            return Err(Fault::new(reason::TAKEN_OVER, "another connection took this session over"));
+        }
+        if control.kicks != self.attached.begun.kicks {
+            let (code, why) = control.kick.clone();
+            return Err(Fault::new(code, why));
+        }
+        Ok(())
+    }
+
+    /// Handles whole packets in the input, up to one turn's worth, and hands the keeper what they brought.
+    fn packets(&mut self) -> Result<(), End> {
+        if !self.more || self.hub.journal.under_pressure() {
+            return Ok(());
+        }
+        for _ in 0..TURN {
+            // the outbox gathers over one turn, and the turn is bounded
+            if self.committing.len() + self.storing.len() >= OUTSTANDING || self.output.len() >= 4 * HIGH_WATER {
+                break;
+            }
+            let Some(frame) = wire::frame(&mut self.input, Some(self.terms.version), self.hub.limits.packet)? else {
+                self.more = false;
+                break;
+            };
+            self.heard = Instant::now();
+            if frame.is_connect() {
+                return Err(Fault::new(reason::PROTOCOL_ERROR, "a second CONNECT").into());
+            }
+            let packet = wire::packet(self.terms.version, frame)?;
+            self.packet(packet)?;
+        }
+        if !self.outbox.is_empty()
+            && let Ok(permit) = self.hub.inbound.try_reserve()
+        {
+            permit.send(std::mem::take(&mut self.outbox));
+        }
+        Ok(())
+    }
+
+    /// Takes every answer that is there, in order.
+    pub(super) fn settle(&mut self) -> Result<(), End> {
+        while let Some(front) = self.committing.front_mut() {
+            match front.poll() {
+                Err(TryRecvError::Empty) => break,
+                outcome => {
+                    let Some(committed) = self.committing.pop_front() else { break };
+                    let storing = self.committed(committed, outcome.ok())?;
+                    self.storing.push_back(storing);
+                }
+            }
+        }
+        while let Some(front) = self.storing.front_mut() {
+            let Some(outcome) = front.poll() else { break };
+            let Some(stored) = self.storing.pop_front() else { break };
+            self.acknowledge(stored.ack, outcome)?;
+        }
+        Ok(())
+    }
+
+    /// What waits for an answer when the connection is gone still finds its way to subscribers.
+    async fn drain(&mut self) {
+        if !self.outbox.is_empty() && self.hub.inbound.send(std::mem::take(&mut self.outbox)).await.is_err() {
+            return;
+        }
+        while !self.committing.is_empty() {
+            Committing::front(&mut self.committing).await;
+            if self.settle().is_err() {
+                self.output.clear();
+            }
+        }
+    }
+
+    /// Keep-alive and slow readers. When to look again.
+    fn clocks(&self) -> Result<Duration, Fault> {
+        let now = Instant::now();
+        if !self.output.is_empty() && now.duration_since(self.wrote) > self.hub.limits.write_within {
+            return Err(Fault::new(reason::IMPLEMENTATION, "the client takes nothing from its connection"));
+        }
+        let Some(keep_alive) = self.terms.keep_alive else { return Ok(LOOK) };
+        let silent = now.duration_since(self.heard);
+        if silent >= keep_alive {
+            return Err(Fault::new(reason::KEEP_ALIVE, "nothing was heard for one and a half times the keep-alive"));
+        }
+        Ok(LOOK.min(keep_alive - silent))
+    }
+
+    pub(super) fn later(&mut self, ack: Ack, ticket: Option<super::journal::Ticket>) {
+        let storing = Storing::new(ack, ticket);
+        if self.committing.is_empty() {
+            self.storing.push_back(storing);
+        } else {
+            self.committing.push_back(Committing::passing(storing));
+        }
+    }
+}

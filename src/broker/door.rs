@@ -1,0 +1,233 @@
+//! Listeners: accepts, counts per address, shakes hands beside each other, hands whoever stands there to [`connect`].
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connect::{self, Peer},
+    hub::Hub,
+    websocket,
+};
+use crate::{config::broker::Limits, tasks::Tasks};
+
+/// Seconds of the connect rate that may come at once.
+const BURST: f64 = 10.0;
+
+pub type Tls = watch::Receiver<Arc<rustls::ServerConfig>>;
+
+/// What is spoken below MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Tcp,
+    Tls,
+    WebSocket,
+    WebSocketTls,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Tcp => "tcp",
+            Kind::Tls => "tls",
+            Kind::WebSocket => "websocket",
+            Kind::WebSocketTls => "websocket, tls",
+        }
+    }
+
+    pub fn encrypted(self) -> bool {
+        matches!(self, Kind::Tls | Kind::WebSocketTls)
+    }
+}
+
+/// Who may come in, by address.
+pub struct Doorkeeper {
+    limits: Limits,
+    guests: Mutex<Guests>,
+}
+
+#[derive(Default)]
+struct Guests {
+    inside: usize,
+    addresses: HashMap<IpAddr, Address>,
+}
+
+struct Address {
+    inside: usize,
+    /// Connects that may come at once now.
+    tokens: f64,
+    filled: Instant,
+}
+
+/// A place inside, given back when dropped.
+pub struct Place {
+    keeper: Arc<Doorkeeper>,
+    address: IpAddr,
+}
+
+impl Doorkeeper {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, guests: Mutex::default() }
+    }
+
+    fn guests(&self) -> std::sync::MutexGuard<'_, Guests> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection from `address`, or why there is none.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, &'static str> {
+        let mut guests = self.guests();
+        if guests.inside >= self.limits.connections {
+            return Err("the gateway has as many connections as it may");
+        }
+        let rate = f64::from(self.limits.connects_per_second);
+        let now = Instant::now();
+        if guests.addresses.len() > 10_000 {
+            let full = |a: &Address| now.duration_since(a.filled).as_secs_f64() > BURST;
+            guests.addresses.retain(|_, a| a.inside > 0 || !full(a));
+        }
+        let entry =
+            guests.addresses.entry(address).or_insert(Address { inside: 0, tokens: rate * BURST, filled: now });
+        let gained = now.duration_since(entry.filled).as_secs_f64() * rate;
+        entry.tokens = (entry.tokens + gained).min(rate * BURST);
+        entry.filled = now;
+        if entry.inside >= self.limits.connections_per_address {
+            return Err("its address has as many connections as it may");
+        }
+        if entry.tokens < 1.0 {
+            return Err("its address connects too often");
+        }
+        entry.tokens -= 1.0;
+        entry.inside += 1;
+        guests.inside += 1;
+        drop(guests);
+        Ok(Place { keeper: self.clone(), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut guests = self.keeper.guests();
+        guests.inside = guests.inside.saturating_sub(1);
+        if let Some(entry) = guests.addresses.get_mut(&self.address) {
+            entry.inside = entry.inside.saturating_sub(1);
+        }
+    }
+}
+
+/// Binds one address; `SO_REUSEADDR` is on, so that a restart does not wait for old connections.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Accepts until `stop`; every connection is a task of its own from its first byte, TLS handshake included.
+pub async fn accept(
+    hub: Arc<Hub>,
+    kind: Kind,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    keeper: Arc<Doorkeeper>,
+    tasks: Tasks,
+    stop: CancellationToken,
+) {
+    let mut refused = 0_u64;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // out of file descriptors, mostly: let others finish
+                tracing::warn!(%error, kind = kind.name(), "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let place = match keeper.admit(address.ip()) {
+            Ok(place) => place,
+            Err(why) => {
+                refused += 1;
+                if refused.is_power_of_two() {
+                    tracing::warn!(%address, why, refused, "a connection is not let in");
+                }
+                continue;
+            }
+        };
+        let (hub, tls) = (hub.clone(), tls.clone());
+        let deadline = Instant::now() + hub.limits.connect_within;
+        tasks.spawn("mqtt", async move {
+            let _place = place;
+            let _ = stream.set_nodelay(true);
+            let peer = Peer { address, transport: kind.name(), certificates: None, deadline };
+            greet(hub, kind, stream, tls, peer).await;
+        });
+    }
+}
+
+async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, tls: Option<Tls>, mut peer: Peer) {
+    if !kind.encrypted() {
+        return match kind {
+            Kind::WebSocket => match timeout_at(peer.deadline, websocket::accept(stream, hub.limits.packet)).await {
+                Ok(Ok(stream)) => connect::serve(hub, stream, peer).await,
+                other => refused(&peer, "websocket", other.err().map(|_| "too slow")),
+            },
+            _ => connect::serve(hub, stream, peer).await,
+        };
+    }
+    let Some(config) = tls.map(|tls| tls.borrow().clone()) else { return };
+    let stream = match timeout_at(peer.deadline, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::info!(peer = %peer.address, %error, "a TLS handshake failed"),
+        Err(_) => return refused(&peer, "tls", Some("too slow")),
+    };
+    peer.certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+    if kind == Kind::Tls {
+        return connect::serve(hub, stream, peer).await;
+    }
+    match timeout_at(peer.deadline, websocket::accept(stream, hub.limits.packet)).await {
+        Ok(Ok(stream)) => connect::serve(hub, stream, peer).await,
+        other => refused(&peer, "websocket", other.err().map(|_| "too slow")),
+    }
+}
+
+fn refused(peer: &Peer, what: &str, why: Option<&str>) {
+    tracing::info!(peer = %peer.address, what, why = why.unwrap_or("not a handshake"), "a handshake failed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_has_so_many_places_and_so_many_tries() {
+        let limits = Limits { connections_per_address: 2, connects_per_second: 1, connections: 3, ..Limits::default() };
+        let keeper = Arc::new(Doorkeeper::new(limits));
+        let (one, other): (IpAddr, IpAddr) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        let a = keeper.admit(one).ok().expect("first");
+        let _b = keeper.admit(one).ok().expect("second");
+        assert!(keeper.admit(one).is_err(), "two are inside");
+        let _c = keeper.admit(other).ok().expect("another address");
+        assert!(keeper.admit(other).is_err(), "three are inside in all");
+        drop(a);
+        for _ in 0..8 {
+            drop(keeper.admit(one).ok().expect("a burst"));
+        }
+        assert!(keeper.admit(one).is_err(), "the burst is used up");
+        tokio::time::advance(Duration::from_millis(1100)).await;
+        assert!(keeper.admit(one).is_ok());
+    }
+}

@@ -1,0 +1,336 @@
+//! What a client's packets do, QoS by QoS, and what it is told when it may not.
+//!
+//! A refused publish is never silence: a v5 client gets the code in PUBACK or PUBREC; a 3.1.1 client, which would only
+//! send it again for ever, gets its plain ack and the reason on `devices/{d}/errors`. Only where the disk refuses it
+//! gets no ack and the end of its connection, and sends again later.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{
+    connection::{Connection, End},
+    life::door,
+    message::Message,
+    pending::{Ack, Committing, Storing},
+    wire::{Fault, Packet, Publish, Version, encode, reason},
+};
+use crate::{
+    bus::Inbound,
+    clock,
+    model::{
+        access::{Denied, Who},
+        command::{Refusal, RefusalCode},
+        topic::LocalTopic,
+    },
+    store::{StoreError, sessions::SessionChange},
+};
+
+impl Connection {
+    pub(super) fn packet(&mut self, packet: Packet) -> Result<(), End> {
+        match packet {
+            Packet::Publish(publish) => self.publish(publish)?,
+            Packet::PubAck { packet } => self.done(packet),
+            Packet::PubRec { packet, reason } => self.received(packet, reason),
+            Packet::PubRel { packet } => self.released(packet),
+            Packet::PubComp { packet } => self.done(packet),
+            Packet::Subscribe { packet, identifier, filters } => self.subscribe(packet, identifier, filters)?,
+            Packet::Unsubscribe { packet, filters } => self.unsubscribe(packet, filters),
+            Packet::PingReq => encode::pong(&mut self.output),
+            Packet::Disconnect { reason: code, expiry } => {
+                if let Some(expiry) = expiry {
+                    if expiry > 0 && !self.terms.may_extend {
+                        let text = "a session expiry after CONNECT asked for none";
+                        return Err(Fault::new(reason::PROTOCOL_ERROR, text).into());
+                    }
+                    let most = u32::try_from(self.hub.limits.session.as_secs()).unwrap_or(u32::MAX - 1);
+                    self.session.state().expiry = expiry.min(most);
+                }
+                return Err(End::Goodbye { will: code != reason::SUCCESS });
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, publish: Publish) -> Result<(), Fault> {
+        self.session.counters.messages_in.fetch_add(1, Ordering::Relaxed);
+        self.hub.totals.received.fetch_add(1, Ordering::Relaxed);
+        let topic = self.topic(&publish)?;
+        let Publish { qos, packet, .. } = publish;
+        if qos > 0 {
+            let mut state = self.session.state();
+            if state.incoming.contains(&packet) {
+                drop(state);
+                // it came before; the answer to it went, or goes, its way
+                self.later(Ack::Publish { qos: 2, packet, code: reason::SUCCESS, why: None }, None);
+                return Ok(());
+            }
+            let outstanding = self.unacked + state.incoming.len();
+            if self.terms.version == Version::V5 && outstanding >= usize::from(self.hub.limits.receive) {
+                return Err(Fault::new(reason::RECEIVE_MAXIMUM, "more unacknowledged messages than the receive maximum"));
+            }
+            if qos == 2 {
+                state.incoming.insert(packet);
+            } else {
+                self.unacked += 1;
+            }
+        }
+        if topic.len() > self.hub.limits.topic || topic.split('/').count() > self.hub.limits.levels {
+            let text = format!(
+                "the topic is longer than {} bytes or deeper than {} levels",
+                self.hub.limits.topic, self.hub.limits.levels
+            );
+            self.refuse(&topic[..floor(&topic, 80)], qos, packet, &Refusal::new(RefusalCode::TopicInvalid, text));
+            return Ok(());
+        }
+        let who = Who { device: &self.session.device, groups: &self.session.groups };
+        let judged = self.hub.access.borrow().may_publish(who, &topic);
+        if let Err(denied) = judged {
+            let text = match denied {
+                Denied::GatewayOnly => "only the gateway speaks on this topic".to_owned(),
+                other => other.to_string(),
+            };
+            self.refuse(&topic, qos, packet, &Refusal::new(RefusalCode::NotAuthorized, text));
+            return Ok(());
+        }
+        let at = clock::now();
+        let parsed = LocalTopic::parse(&topic);
+        let shadow = topic.starts_with('$');
+        let clears = publish.retain && publish.payload.is_empty() && !shadow;
+        let message = Arc::new(Message {
+            topic,
+            payload: Bytes::copy_from_slice(&publish.payload),
+            properties: publish.properties,
+            qos,
+            // a request to the shadow service is never retained
+            retain: publish.retain && !shadow,
+            expires: publish.expiry.map(|seconds| at.plus(i64::from(seconds) * 1000)),
+            from: Some(self.session.client.clone()),
+        });
+        match parsed {
+            LocalTopic::Ingest(device, topic) if !clears => {
+                let (reply, answer) = oneshot::channel();
+                let door = door(&self.session.device, &device);
+                self.outbox.push(Inbound { device, topic, payload: message.payload.clone(), at, door, reply });
+                self.committing.push_back(Committing::waiting(answer, message, packet));
+            }
+            _ => {
+                let storing = self.routed(&message, packet);
+                self.later(storing.0, storing.1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Routes a message that may be routed; its ack, and what the ack waits for.
+    fn routed(&mut self, message: &Arc<Message>, packet: u16) -> (Ack, Option<super::journal::Ticket>) {
+        let mut ticket = match self.hub.publish(message) {
+            Ok(ticket) => ticket,
+            Err(fault) => {
+                let refusal = Refusal::new(RefusalCode::Busy, fault.text);
+                return (self.refusal(&message.topic, message.qos, packet, fault.code, &refusal), None);
+            }
+        };
+        if message.qos == 0 {
+            return (Ack::Nothing, None);
+        }
+        if message.qos == 2 && self.session.state().persistent() {
+            let client = self.session.client.to_string();
+            ticket = Some(self.hub.journal.write([SessionChange::Received { client, packet }]));
+        }
+        (Ack::Publish { qos: message.qos, packet, code: reason::SUCCESS, why: None }, ticket)
+    }
+
+    /// The topic's name, by alias where one stands for it (MQTT 5, 3.3.2.3.4).
+    fn topic(&mut self, publish: &Publish) -> Result<Arc<str>, Fault> {
+        let name = std::str::from_utf8(&publish.topic).map_err(|_| Fault::new(reason::MALFORMED, "a topic that is not UTF-8"))?;
+        if name.contains(['+', '#']) {
+            return Err(Fault::new(reason::TOPIC_INVALID, "a wildcard in the topic of a PUBLISH"));
+        }
+        let Some(alias) = publish.alias else {
+            if name.is_empty() {
+                return Err(Fault::new(reason::PROTOCOL_ERROR, "a PUBLISH with neither topic nor alias"));
+            }
+            return Ok(name.into());
+        };
+        if alias > self.hub.limits.aliases {
+            return Err(Fault::new(reason::ALIAS_INVALID, "a topic alias above the maximum"));
+        }
+        if name.is_empty() {
+            let unknown = || Fault::new(reason::PROTOCOL_ERROR, "a topic alias that stands for nothing yet");
+            return self.aliases.get(&alias).cloned().ok_or_else(unknown);
+        }
+        let topic: Arc<str> = name.into();
+        self.aliases.insert(alias, topic.clone());
+        Ok(topic)
+    }
+
+    fn refuse(&mut self, topic: &str, qos: u8, packet: u16, refusal: &Refusal) {
+        let ack = self.refusal(topic, qos, packet, code_of(refusal.code), refusal);
+        self.later(ack, None);
+    }
+
+    /// Counts and tells a refusal; the ack that says it.
+    fn refusal(&mut self, topic: &str, qos: u8, packet: u16, code: u8, refusal: &Refusal) -> Ack {
+        self.hub.totals.refused_publishes.fetch_add(1, Ordering::Relaxed);
+        let first = {
+            let mut state = self.session.state();
+            state.last_error = Some(format!("{topic}: {}", refusal.message));
+            // a v5 client knows from the code that this id is free again
+            if qos == 2 && self.terms.version == Version::V5 {
+                state.incoming.remove(&packet);
+            }
+            state.count_drop(name_of(refusal.code))
+        };
+        if first {
+            tracing::warn!(client = &*self.session.client, topic, code = ?refusal.code, message = refusal.message, "a message is refused");
+        }
+        self.hub.tell_error(&self.session.device, topic, refusal.code, &refusal.message);
+        match (qos, self.terms.version) {
+            (0, _) => Ack::Nothing,
+            (_, Version::V4) => Ack::Publish { qos, packet, code: reason::SUCCESS, why: None },
+            (_, Version::V5) => Ack::Publish { qos, packet, code, why: Some(refusal.message.clone()) },
+        }
+    }
+
+    /// The keeper answered: what is committed is routed, what is refused is told.
+    pub(super) fn committed(
+        &mut self,
+        committing: Committing,
+        outcome: Option<Result<(), Refusal>>,
+    ) -> Result<Storing, End> {
+        let (message, packet) = match committing {
+            Committing::Passing(storing) => return Ok(storing),
+            Committing::Waiting { message, packet, .. } => (message, packet),
+        };
+        match outcome {
+            Some(Ok(())) => {
+                let (ack, ticket) = self.routed(&message, packet);
+                Ok(Storing::new(ack, ticket))
+            }
+            Some(Err(refusal)) => {
+                if message.qos == 0 {
+                    self.hub.totals.lost_ingests.fetch_add(1, Ordering::Relaxed);
+                }
+                if refusal.code == RefusalCode::StoreUnavailable
+                    && message.qos > 0
+                    && self.terms.version == Version::V4
+                {
+                    return Err(self.not_stored(packet, &refusal.message));
+                }
+                let code = code_of(refusal.code);
+                Ok(Storing::new(self.refusal(&message.topic, message.qos, packet, code, &refusal), None))
+            }
+            None => Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into()),
+        }
+    }
+
+    fn not_stored(&mut self, packet: u16, why: &str) -> End {
+        self.session.state().incoming.remove(&packet);
+        End::Fault(Fault::new(reason::IMPLEMENTATION, format!("the message could not be stored: {why}")))
+    }
+
+    /// Says an ack whose time has come.
+    pub(super) fn acknowledge(&mut self, ack: Ack, stored: Result<(), StoreError>) -> Result<(), End> {
+        let version = self.terms.version;
+        let failed = stored.err();
+        match ack {
+            Ack::Nothing => {}
+            Ack::Publish { qos, packet, mut code, mut why } => {
+                if qos == 1 {
+                    self.unacked = self.unacked.saturating_sub(1);
+                }
+                if let Some(error) = failed {
+                    if version == Version::V4 {
+                        return Err(self.not_stored(packet, &error.to_string()));
+                    }
+                    self.session.state().incoming.remove(&packet);
+                    (code, why) = (reason::IMPLEMENTATION, Some(format!("the message could not be stored: {error}")));
+                }
+                let why = why.filter(|_| self.terms.problem_information);
+                encode::ack(&mut self.output, version, 3 + qos, packet, code, why.as_deref());
+            }
+            Ack::Complete { packet, code } => encode::ack(&mut self.output, version, 7, packet, code, None),
+            Ack::Many { kind, packet, mut codes, replay, filters } => {
+                if failed.is_some() {
+                    codes.iter_mut().filter(|code| **code < 0x80).for_each(|code| *code = reason::IMPLEMENTATION);
+                }
+                encode::many_ack(&mut self.output, version, kind, packet, &codes);
+                self.session.state().replay.extend(replay);
+                self.subscribed(filters);
+            }
+        }
+        Ok(())
+    }
+
+    /// PUBACK or PUBCOMP: one message less on its way.
+    fn done(&mut self, packet: u16) {
+        let done = self.session.state().done(packet);
+        if let Some(queued) = done.filter(|queued| queued.place != 0) {
+            let client = self.session.client.to_string();
+            self.hub.journal.note([SessionChange::Done { client, place: queued.place }]);
+        }
+    }
+
+    /// PUBREC.
+    fn received(&mut self, packet: u16, code: u8) {
+        if code >= 0x80 {
+            return self.done(packet);
+        }
+        let mut state = self.session.state();
+        let found = state.release(packet).map(|inflight| inflight.queued.place);
+        drop(state);
+        if let Some(place) = found.filter(|place| *place != 0) {
+            let client = self.session.client.to_string();
+            self.hub.journal.note([SessionChange::Sent { client, place, packet, released: true }]);
+        }
+        let code = if found.is_some() { reason::SUCCESS } else { reason::PACKET_NOT_FOUND };
+        encode::ack(&mut self.output, self.terms.version, 6, packet, code, None);
+    }
+
+    /// PUBREL: the client forgets the id, and so does the session before it says so.
+    fn released(&mut self, packet: u16) {
+        let mut state = self.session.state();
+        let known = state.incoming.remove(&packet);
+        let stored = known && state.persistent();
+        drop(state);
+        let client = self.session.client.to_string();
+        let ticket = stored.then(|| self.hub.journal.write([SessionChange::Released { client, packet }]));
+        let code = if known { reason::SUCCESS } else { reason::PACKET_NOT_FOUND };
+        self.later(Ack::Complete { packet, code }, ticket);
+    }
+}
+
+/// The largest length of at most `most` bytes that ends between two characters.
+fn floor(text: &str, most: usize) -> usize {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    end
+}
+
+/// The reason code a v5 client sees for a refusal.
+fn code_of(code: RefusalCode) -> u8 {
+    match code {
+        RefusalCode::PayloadInvalid | RefusalCode::OutOfRange => reason::PAYLOAD_INVALID,
+        RefusalCode::TopicInvalid => reason::TOPIC_INVALID,
+        RefusalCode::NotAuthorized | RefusalCode::UnknownDevice | RefusalCode::NotWritable => reason::NOT_AUTHORIZED,
+        RefusalCode::TooLarge | RefusalCode::Busy => reason::QUOTA,
+        _ => reason::IMPLEMENTATION,
+    }
+}
+
+/// The name under which a refusal is counted.
+fn name_of(code: RefusalCode) -> &'static str {
+    match code {
+        RefusalCode::PayloadInvalid => "refused-payload-invalid",
+        RefusalCode::TopicInvalid => "refused-topic-invalid",
+        RefusalCode::NotAuthorized => "refused-not-authorized",
+        RefusalCode::StoreUnavailable => "refused-store-unavailable",
+        RefusalCode::TooLarge => "refused-too-large",
+        RefusalCode::Busy => "refused-busy",
+        _ => "refused",
+    }
+}

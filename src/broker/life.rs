@@ -1,0 +1,407 @@
+//! Sessions from birth to end: attaching a connection, take-over, being away, expiry, wills, and loading after a restart.
+
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+
+use super::{
+    hub::Hub,
+    message::{Message, Queued},
+    session::{Control, Live, Session, Subscribed},
+    trie::{Entry, split_shared},
+    wire::{Fault, Will, reason},
+};
+use crate::{
+    bus::{ChildEvent, Inbound},
+    clock,
+    model::{
+        access::Who,
+        command::Door,
+        ids::DeviceId,
+        time::Millis,
+        topic::{ChildTopic, LocalTopic},
+    },
+    store::{
+        Store, StoreError,
+        retained::RetainedRow,
+        sessions::{SessionChange, SessionRow},
+    },
+};
+
+/// How long a newcomer waits for the connection before it to let go of the session.
+const LET_GO: Duration = Duration::from_secs(10);
+/// How often expiry and delayed wills are looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A session in the hands of one connection.
+pub struct Attached {
+    pub session: Arc<Session>,
+    /// It was there before.
+    pub present: bool,
+    pub control: watch::Receiver<Control>,
+    /// The control's state that this connection starts from.
+    pub begun: Control,
+    _gate: OwnedMutexGuard<()>,
+}
+
+/// What a CONNECT asks of a session.
+pub struct Wanted {
+    pub client: Arc<str>,
+    pub device: DeviceId,
+    pub groups: Vec<String>,
+    pub clean: bool,
+    /// Seconds.
+    pub expiry: u32,
+    pub window: u16,
+    pub will: Option<Will>,
+    pub live: Live,
+}
+
+/// How a connection ended, as far as the session is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// The client said goodbye with 0x00: no will.
+    pub graceful: bool,
+    pub reason: String,
+    /// Not a normal end: kept for people.
+    pub error: bool,
+}
+
+impl Hub {
+    /// Finds or makes the session, takes it over from a connection that has it, and makes it live.
+    pub async fn attach(self: &Arc<Self>, wanted: Wanted) -> Result<Attached, Fault> {
+        loop {
+            let (session, made) = {
+                let mut sessions = self.sessions();
+                match sessions.get(&wanted.client) {
+                    Some(session) => (session.clone(), None),
+                    None => {
+                        let (client, device) = (wanted.client.clone(), wanted.device.clone());
+                        let session = Arc::new(Session::new(self.key(), client, device, wanted.groups.clone()));
+                        let gate = session.gate.clone().try_lock_owned().ok();
+                        sessions.insert(wanted.client.clone(), session.clone());
+                        (session, gate)
+                    }
+                }
+            };
+            if session.device != wanted.device {
+                return Err(Fault::new(reason::CLIENT_ID, "this client id belongs to another identity"));
+            }
+            let mut mine = 0;
+            session.control.send_modify(|control| {
+                control.newest += 1;
+                mine = control.newest;
+            });
+            let created = made.is_some();
+            let gate = match made {
+                Some(gate) => gate,
+                None => match tokio::time::timeout(LET_GO, session.gate.clone().lock_owned()).await {
+                    Ok(gate) => gate,
+                    Err(_) => return Err(Fault::new(reason::BUSY, "the connection before this one does not let go")),
+                },
+            };
+            if session.state().ended {
+                continue;
+            }
+            // Groups may have changed since; a session's rights are those of its newest login.
+            if !created && (wanted.clean || session.groups != wanted.groups) {
+                if !wanted.clean {
+                    self.regroup(&session, &wanted.groups);
+                } else {
+                    self.end_session(&session).await;
+                }
+                continue;
+            }
+            let control = session.control.subscribe();
+            let begun = Control { newest: mine, ..control.borrow().clone() };
+            {
+                let mut state = session.state();
+                session.connected.store(true, Ordering::Relaxed);
+                state.live = Some(wanted.live);
+                state.away_since = None;
+                state.expiry = wanted.expiry;
+                state.window = wanted.window;
+                state.will = wanted.will;
+                state.parked = None;
+            }
+            self.keep(&session);
+            if !created {
+                self.recheck(&session);
+            }
+            return Ok(Attached { session, present: !created, control, begun, _gate: gate });
+        }
+    }
+
+    /// Puts a session with other groups, but everything else, in the place of `session`. The caller holds its gate.
+    fn regroup(&self, session: &Arc<Session>, groups: &[String]) {
+        let new = Arc::new(Session::new(self.key(), session.client.clone(), session.device.clone(), groups.to_vec()));
+        let mut old = session.state();
+        let mut trie = self.trie.write().unwrap_or_else(PoisonError::into_inner);
+        for (text, subscribed) in &old.subscriptions {
+            if let Ok((group, filter)) = split_shared(text) {
+                trie.remove(filter, group, session.key);
+                trie.insert(filter, group, entry(&new, *subscribed));
+            }
+        }
+        *new.state() = std::mem::take(&mut *old);
+        old.ended = true;
+        drop(trie);
+        self.sessions().insert(session.client.clone(), new);
+    }
+
+    /// Notes the session itself, where it outlives its connection.
+    fn keep(&self, session: &Session) {
+        let mut state = session.state();
+        if state.stored && !state.persistent() {
+            state.stored = false;
+            self.journal.note([SessionChange::End { client: session.client.to_string() }]);
+        }
+        if state.persistent() {
+            state.stored = true;
+            self.journal.note([SessionChange::Session {
+                client: session.client.to_string(),
+                device: session.device.to_string(),
+                groups: session.groups.clone(),
+                expiry: state.expiry,
+                away_since: state.away_since,
+            }]);
+        }
+    }
+
+    /// Takes back subscriptions that the rules no longer allow.
+    pub fn recheck(&self, session: &Arc<Session>) {
+        let access = self.access.borrow().clone();
+        let who = Who { device: &session.device, groups: &session.groups };
+        let filters: Vec<String> = session.state().subscriptions.keys().cloned().collect();
+        for text in filters {
+            let allowed = split_shared(&text).is_ok_and(|(_, filter)| access.may_subscribe(who, filter).is_ok());
+            if !allowed {
+                tracing::warn!(client = &*session.client, filter = text, "a subscription is no longer granted and ends");
+                let (_, change) = self.unsubscribe(session, &text);
+                self.journal.note(change);
+            }
+        }
+    }
+
+    /// The connection is gone: the session waits, or ends; the will is said, or waits.
+    pub async fn detach(self: &Arc<Self>, attached: Attached, ending: Ending) {
+        let session = &attached.session;
+        let now = clock::now();
+        let (will, ends) = {
+            let mut state = session.state();
+            session.connected.store(false, Ordering::Relaxed);
+            let will = state.will.take().filter(|_| !ending.graceful);
+            if ending.error {
+                state.last_error = Some(ending.reason.clone());
+            }
+            state.detach(now, &self.budget);
+            let ends = state.expiry == 0;
+            match will {
+                Some(will) if will.delay > 0 && !ends => {
+                    let at = now.plus(i64::from(will.delay).saturating_mul(1000));
+                    state.parked = Some((will, at));
+                    (None, ends)
+                }
+                will => (will, ends),
+            }
+        };
+        self.keep(session);
+        if let Some(will) = will {
+            self.say_will(session, will);
+        }
+        if ends {
+            self.end_session(session).await;
+        }
+        if self.left(&session.device) {
+            let event = ChildEvent::Disconnected { device: session.device.clone(), reason: ending.reason, at: now };
+            self.children.send(event).await;
+        }
+    }
+
+    /// Counts a connection of `device`.
+    pub fn arrived(&self, device: &DeviceId) {
+        *self.present.lock().unwrap_or_else(PoisonError::into_inner).entry(device.clone()).or_insert(0) += 1;
+    }
+
+    /// Whether that was the device's last connection.
+    fn left(&self, device: &DeviceId) -> bool {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = present.get_mut(device) else { return true };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            present.remove(device);
+        }
+        last
+    }
+
+    /// Everything of the session ends; a will that waited is said now (MQTT 5, 3.1.3.2.2).
+    pub async fn end_session(self: &Arc<Self>, session: &Arc<Session>) {
+        let (stored, subscriptions, will, queue) = {
+            let mut state = session.state();
+            let subscriptions = std::mem::take(&mut state.subscriptions);
+            let will = state.parked.take().map(|(will, _)| will);
+            (std::mem::take(&mut state.stored), subscriptions, will, state.end(&self.budget))
+        };
+        drop(queue);
+        {
+            let mut trie = self.trie.write().unwrap_or_else(PoisonError::into_inner);
+            for text in subscriptions.keys() {
+                if let Ok((group, filter)) = split_shared(text) {
+                    trie.remove(filter, group, session.key);
+                }
+            }
+        }
+        {
+            let mut sessions = self.sessions();
+            if sessions.get(&session.client).is_some_and(|found| found.key == session.key) {
+                sessions.remove(&session.client);
+            }
+        }
+        if stored {
+            self.journal.note([SessionChange::End { client: session.client.to_string() }]);
+        }
+        if let Some(will) = will {
+            self.say_will(session, will);
+        }
+    }
+
+    /// Publishes a will, if its identity may still speak there. On an ingested topic it goes to the keeper like any
+    /// message; the shadow's reserved topics do not listen to wills (`docs/shadow.md`).
+    fn say_will(self: &Arc<Self>, session: &Arc<Session>, will: Will) {
+        let who = Who { device: &session.device, groups: &session.groups };
+        if let Err(denied) = self.access.borrow().may_publish(who, &will.topic) {
+            tracing::warn!(client = &*session.client, topic = will.topic, %denied, "a will is not published");
+            return;
+        }
+        let at = clock::now();
+        let shadow = will.topic.starts_with('$');
+        let message = Arc::new(Message {
+            topic: will.topic.as_str().into(),
+            payload: will.payload.clone(),
+            properties: will.properties.clone(),
+            qos: will.qos,
+            retain: will.retain && !shadow,
+            expires: will.expiry.map(|seconds| at.plus(i64::from(seconds) * 1000)),
+            from: Some(session.client.clone()),
+        });
+        let (hub, from) = (self.clone(), session.device.clone());
+        self.tasks.spawn("will", async move {
+            if let LocalTopic::Ingest(device, topic) = LocalTopic::parse(&message.topic)
+                && !matches!(topic, ChildTopic::Shadow(_) | ChildTopic::Jobs(_))
+            {
+                let (reply, answer) = oneshot::channel();
+                let door = door(&from, &device);
+                let inbound = Inbound { device, topic, payload: message.payload.clone(), at, door, reply };
+                if hub.inbound.send(vec![inbound]).await.is_err() || !matches!(answer.await, Ok(Ok(()))) {
+                    tracing::warn!(device = %from, topic = &*message.topic, "a will was refused");
+                    return;
+                }
+            }
+            drop(hub.publish(&message));
+        });
+    }
+
+    /// Looks after sessions that have no connection, until stopped.
+    pub async fn look_after(self: Arc<Self>) {
+        let stop = self.tasks.stopping();
+        let mut ticks = 0_u64;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = stop.cancelled() => return,
+            }
+            ticks += 1;
+            let second = ticks % 4 == 0;
+            let now = clock::now();
+            for session in self.all_sessions() {
+                let (due, over, stands) = {
+                    let mut state = session.state();
+                    if second && state.live.is_some() {
+                        state.sample(&session.counters, 1.0);
+                    }
+                    let due = state.parked.as_ref().is_some_and(|(_, at)| *at <= now);
+                    let due = if due { state.parked.take() } else { None };
+                    let limit = i64::from(state.expiry).saturating_mul(1000);
+                    let over = state.away_since.is_some_and(|since| now.since(since) >= limit);
+                    let expires = state.live.as_ref().and_then(|live| live.principal.as_ref()).and_then(|p| p.expires);
+                    (due, over, expires.is_none_or(|at| at > now))
+                };
+                if let Some((will, _)) = due {
+                    self.say_will(&session, will);
+                }
+                if !stands {
+                    session.kick(reason::NOT_AUTHORIZED, "the credential has run out");
+                }
+                // A newcomer that holds the gate decides itself.
+                if over && let Ok(_gate) = session.gate.clone().try_lock_owned() {
+                    self.end_session(&session).await;
+                }
+            }
+            if second {
+                let gone = self.retained.write().unwrap_or_else(PoisonError::into_inner).sweep(now);
+                self.journal.note(gone.iter().map(|topic| SessionChange::Forget { topic: topic.to_string() }));
+            }
+        }
+    }
+
+    /// Puts everything back as the store kept it.
+    pub fn restore(&self, sessions: Vec<SessionRow>, retained: Vec<RetainedRow>) {
+        let now = clock::now();
+        for row in sessions {
+            let Ok(device) = DeviceId::new(&row.device) else { continue };
+            let session = Arc::new(Session::new(self.key(), row.client.into(), device, row.groups));
+            let mut state = session.state();
+            state.expiry = row.expiry;
+            state.stored = true;
+            state.away_since = Some(row.away_since.unwrap_or(now));
+            state.incoming = row.incoming.into_iter().collect();
+            for kept in row.queue {
+                let (packet, released) = (kept.packet, kept.released);
+                state.restore(Queued::from_row(kept), packet, released, &self.budget);
+            }
+            let mut trie = self.trie.write().unwrap_or_else(PoisonError::into_inner);
+            for kept in row.subscriptions {
+                let subscribed = Subscribed { options: kept.options, identifier: kept.identifier };
+                if let Ok((group, filter)) = split_shared(&kept.filter) {
+                    trie.insert(filter, group, entry(&session, subscribed));
+                    state.subscriptions.insert(kept.filter.clone(), subscribed);
+                }
+            }
+            drop(state);
+            self.sessions().insert(session.client.clone(), session.clone());
+        }
+        let mut store = self.retained.write().unwrap_or_else(PoisonError::into_inner);
+        for row in retained {
+            let topic = row.topic.clone();
+            if store.set(Arc::new(Message::from_retained(row))).is_err() {
+                tracing::warn!(topic, "a retained message is over the limit and is left out");
+            }
+        }
+    }
+}
+
+/// Through which door a message for `device` came when `from` said it.
+pub fn door(from: &DeviceId, device: &DeviceId) -> Door {
+    if from == device { Door::Device } else { Door::Local(from.clone()) }
+}
+
+fn entry(session: &Arc<Session>, subscribed: Subscribed) -> Entry<Arc<Session>> {
+    Entry {
+        key: session.key,
+        session: session.clone(),
+        options: subscribed.options,
+        identifier: subscribed.identifier,
+    }
+}
+
+/// What the store kept, and the first free place in its queue.
+pub async fn load(store: &Store) -> Result<(Vec<SessionRow>, Vec<RetainedRow>, i64), StoreError> {
+    let (sessions, retained) = (store.sessions().await?, store.retained().await?);
+    let last = sessions.iter().flat_map(|session| &session.queue).map(|row| row.place).max().unwrap_or(0);
+    Ok((sessions, retained, last + 1))
+}

@@ -1,0 +1,144 @@
+//! From a session's queue to the bytes of its connection: aliases, expiry, the client's packet limit.
+
+use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering};
+
+use bytes::BytesMut;
+
+use super::{
+    hub::Hub,
+    message::Queued,
+    session::{Inflight, Session},
+    wire::{
+        Version,
+        encode::{self, Outgoing},
+        reason,
+    },
+};
+use crate::{clock, model::time::Millis, store::sessions::SessionChange};
+
+/// Bytes that may wait for the socket before the queue is left alone.
+pub const HIGH_WATER: usize = 64 * 1024;
+
+/// What one connection knows about writing to its client.
+pub struct Writer {
+    pub version: Version,
+    /// Largest packet the client takes, bytes.
+    pub packet_maximum: usize,
+    /// Topic aliases this connection has given out; the client allows `alias_maximum`.
+    pub aliases: HashMap<Arc<str>, u16>,
+    pub alias_maximum: u16,
+}
+
+impl Writer {
+    /// Writes what waits until the bytes reach the high-water mark or the window is full.
+    pub fn fill(&mut self, session: &Session, hub: &Hub, out: &mut BytesMut) {
+        if out.len() >= HIGH_WATER {
+            return;
+        }
+        let now = clock::now();
+        let mut changes = Vec::new();
+        let mut state = session.state();
+        let mut written = 0_u64;
+        // What was on its way when the connection broke goes first, with DUP and its packet id (3.1.1, 4.4).
+        let window = usize::from(state.window);
+        for inflight in state.inflight.iter_mut().take(window).filter(|i| !i.sent) {
+            if out.len() >= HIGH_WATER {
+                break;
+            }
+            inflight.sent = true;
+            if inflight.released {
+                encode::ack(out, self.version, 6, inflight.packet, reason::SUCCESS, None);
+            } else {
+                self.publish(&inflight.queued, inflight.packet, true, now, out);
+                written += 1;
+            }
+        }
+        while out.len() < HIGH_WATER {
+            let Some(mut queued) = state.next(&hub.budget) else { break };
+            let dropped = if queued.message.expired(now) {
+                Some("expired")
+            } else if self.size(&queued, now) > self.packet_maximum {
+                Some("too-large-for-client")
+            } else {
+                None
+            };
+            if let Some(reason) = dropped {
+                state.count_drop(reason);
+                hub.totals.dropped.fetch_add(1, Ordering::Relaxed);
+                if queued.place != 0 {
+                    changes.push(SessionChange::Done { client: session.client.to_string(), place: queued.place });
+                }
+                continue;
+            }
+            written += 1;
+            if queued.qos == 0 {
+                self.publish(&queued, 0, false, now, out);
+                continue;
+            }
+            let packet = state.packet_id();
+            self.publish(&queued, packet, false, now, out);
+            if state.persistent() {
+                let client = session.client.to_string();
+                if queued.place == 0 {
+                    queued.place = hub.place();
+                    changes.push(SessionChange::Queue { client, row: queued.to_row(packet) });
+                } else {
+                    changes.push(SessionChange::Sent { client, place: queued.place, packet, released: false });
+                }
+            }
+            state.inflight.push_back(Inflight { queued, packet, released: false, sent: true });
+        }
+        drop(state);
+        if written > 0 {
+            session.counters.messages_out.fetch_add(written, Ordering::Relaxed);
+            hub.totals.sent.fetch_add(written, Ordering::Relaxed);
+        }
+        if !changes.is_empty() {
+            hub.journal.note(changes);
+        }
+    }
+
+    fn size(&self, queued: &Queued, now: Millis) -> usize {
+        self.outgoing(queued, 1, false, now).size(self.version)
+    }
+
+    fn outgoing<'q>(&self, queued: &'q Queued, packet: u16, dup: bool, now: Millis) -> Outgoing<'q> {
+        Outgoing {
+            dup,
+            qos: queued.qos,
+            retain: queued.retain,
+            packet,
+            topic: &queued.message.topic,
+            payload: &queued.message.payload,
+            properties: &queued.message.properties,
+            expiry: queued.message.seconds_left(now),
+            alias: None,
+            identifiers: &queued.identifiers,
+        }
+    }
+
+    fn publish(&mut self, queued: &Queued, packet: u16, dup: bool, now: Millis, out: &mut BytesMut) {
+        let mut outgoing = self.outgoing(queued, packet, dup, now);
+        if self.alias_maximum > 0 {
+            let topic = &queued.message.topic;
+            match self.aliases.get(topic) {
+                Some(alias) => {
+                    outgoing.alias = Some(*alias);
+                    outgoing.topic = "";
+                }
+                None if self.aliases.len() < usize::from(self.alias_maximum) => {
+                    let alias = u16::try_from(self.aliases.len() + 1).unwrap_or(u16::MAX);
+                    outgoing.alias = Some(alias);
+                    // with the alias it must still fit
+                    if outgoing.size(self.version) <= self.packet_maximum {
+                        self.aliases.insert(topic.clone(), alias);
+                    } else {
+                        outgoing.alias = None;
+                    }
+                }
+                None => {}
+            }
+        }
+        outgoing.write(self.version, out);
+    }
+}

@@ -1,0 +1,110 @@
+//! MQTT in the binary messages of a WebSocket, as a byte stream (MQTT 5, 6; RFC 6455).
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async_with_config,
+    tungstenite::{
+        Error, Message,
+        handshake::server::{ErrorResponse, Request, Response},
+        http::{HeaderValue, StatusCode},
+        protocol::WebSocketConfig,
+    },
+};
+
+/// Bytes that may wait inside before a writer waits.
+const BUFFER: usize = 64 * 1024;
+const PROTOCOL: &str = "Sec-WebSocket-Protocol";
+
+pub struct WebSocket<S> {
+    inner: WebSocketStream<S>,
+    /// The rest of the last message.
+    rest: Bytes,
+}
+
+/// Shakes hands: the client must offer the subprotocol `mqtt` (MQTT 5, 6.0.0.3); `mqttv3.1` of older clients is
+/// taken too. Messages larger than a packet may be are refused.
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, limit: usize) -> Result<WebSocket<S>, Error> {
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(limit.saturating_mul(4)))
+        .max_frame_size(Some(limit.saturating_mul(4)))
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * BUFFER);
+    let inner = accept_hdr_async_with_config(stream, protocol, Some(config)).await?;
+    Ok(WebSocket { inner, rest: Bytes::new() })
+}
+
+#[allow(clippy::result_large_err)] // the handshake's own type
+fn protocol(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    let offered = request.headers().get_all(PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let mut words = offered.flat_map(|value| value.split(',')).map(str::trim);
+    match words.find(|word| *word == "mqtt" || *word == "mqttv3.1") {
+        Some("mqtt") => drop(response.headers_mut().insert(PROTOCOL, HeaderValue::from_static("mqtt"))),
+        Some(_) => drop(response.headers_mut().insert(PROTOCOL, HeaderValue::from_static("mqttv3.1"))),
+        None => {
+            let mut refusal = ErrorResponse::new(Some("offer the subprotocol \"mqtt\"".to_owned()));
+            *refusal.status_mut() = StatusCode::BAD_REQUEST;
+            return Err(refusal);
+        }
+    }
+    Ok(response)
+}
+
+fn broken(error: Error) -> io::Error {
+    match error {
+        Error::Io(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.rest.is_empty() {
+                let n = self.rest.len().min(buf.remaining());
+                buf.put_slice(&self.rest[..n]);
+                self.rest.advance(n);
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
+                Some(Ok(Message::Binary(bytes))) => self.rest = bytes,
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                // a text message is no MQTT (MQTT 5, 6.0.0.1)
+                Some(Ok(Message::Text(_))) => {
+                    return Poll::Ready(Err(io::Error::other("a text message on an MQTT websocket")));
+                }
+                Some(Ok(_)) | None => return Poll::Ready(Ok(())),
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(broken)?;
+        let n = buf.len().min(BUFFER);
+        let message = Message::Binary(Bytes::copy_from_slice(&buf[..n]));
+        Pin::new(&mut self.inner).start_send(message).map_err(broken)?;
+        // What is inside leaves with the next ready or flush; ask now, so that it need not wait for either.
+        if let Poll::Ready(Err(error)) = Pin::new(&mut self.inner).poll_flush(cx) {
+            return Poll::Ready(Err(broken(error)));
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx).map_err(broken)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx).map_err(broken)
+    }
+}
