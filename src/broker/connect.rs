@@ -95,7 +95,7 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
             return;
         }
     };
-    let (device, asked, window) = (wanted.device.clone(), wanted.expiry, wanted.window);
+    let (device, asked) = (wanted.device.clone(), wanted.expiry);
     let attached = match hub.attach(wanted).await {
         Ok(attached) => attached,
         Err(fault) => {
@@ -128,7 +128,6 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
         alias_maximum: connect.alias_maximum,
         problem_information: connect.problem_information,
         may_extend: connect.expiry.unwrap_or(0) > 0,
-        window,
     };
     Connection::new(hub.clone(), attached, terms, input, output).run(reader, writer).await;
 }
@@ -158,9 +157,9 @@ async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> 
         }
         let access = hub.access.borrow().clone();
         let who = Who { device: &device, groups: &groups };
-        access.may_publish(who, &will.topic).map_err(|denied| {
-            Fault::new(reason::NOT_AUTHORIZED, format!("the will on {:?}: {denied}", will.topic))
-        })?;
+        access
+            .may_publish(who, &will.topic)
+            .map_err(|denied| Fault::new(reason::NOT_AUTHORIZED, format!("the will on {:?}: {denied}", will.topic)))?;
     }
     let most = u32::try_from(hub.limits.session.as_secs()).unwrap_or(u32::MAX - 1);
     let expiry = match (version, connect.clean) {
@@ -194,11 +193,7 @@ async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> 
     Ok((connect, wanted))
 }
 
-async fn who(
-    hub: &Hub,
-    connect: &Connect,
-    peer: &Peer,
-) -> Result<(DeviceId, Vec<String>, Option<Principal>), Fault> {
+async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec<String>, Option<Principal>), Fault> {
     let nothing = connect.username.is_none() && connect.password.is_none() && peer.certificates.is_none();
     if nothing && hub.anonymous != Anonymous::Refuse {
         let name = match hub.anonymous {
@@ -222,7 +217,7 @@ async fn who(
                 LoginRefused::NoCredentials | LoginRefused::NotActive { .. } | LoginRefused::Expired { .. } => {
                     reason::NOT_AUTHORIZED
                 }
-                LoginRefused::BadCredentials => reason::BAD_LOGIN,
+                LoginRefused::BadCredentials | LoginRefused::Revoked { .. } => reason::BAD_LOGIN,
                 LoginRefused::ClientId { .. } => reason::CLIENT_ID,
                 LoginRefused::Locked { .. } => reason::BUSY,
                 LoginRefused::Unavailable(_) => reason::UNAVAILABLE,

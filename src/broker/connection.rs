@@ -8,9 +8,16 @@
 //!
 //! Acks leave in the order in which the messages came (MQTT 5, 4.6).
 
-use std::{collections::HashMap, collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::oneshot::error::TryRecvError,
@@ -50,7 +57,6 @@ pub struct Terms {
     pub problem_information: bool,
     /// Whether DISCONNECT may set a session expiry (MQTT 5, 3.14.2.2.2).
     pub may_extend: bool,
-    pub window: u16,
 }
 
 /// How it ends.
@@ -124,8 +130,15 @@ impl Connection {
 
     /// Runs to the end and gives the session back.
     pub async fn run(mut self, reader: impl AsyncRead + Unpin, mut socket: impl AsyncWrite + Unpin) {
-        let end = self.talk(reader, &mut socket).await;
-        let end = end.err().unwrap_or(End::Gone("ended".into()));
+        // A panic ends this connection only, and its session is given back like any other.
+        let end = match AssertUnwindSafe(self.talk(reader, &mut socket)).catch_unwind().await {
+            Ok(Err(end)) => end,
+            Ok(Ok(never)) => match never {},
+            Err(_) => {
+                tracing::error!(client = &*self.session.client, "a connection panicked");
+                Fault::new(reason::IMPLEMENTATION, "internal error").into()
+            }
+        };
         let (ending, last) = self.ending(end);
         if let Some(fault) = last {
             encode::disconnect(&mut self.output, self.terms.version, fault.code, &fault.text);
@@ -139,7 +152,10 @@ impl Connection {
         }
         drop(socket);
         if timeout(DRAIN, self.drain()).await.is_err() {
-            tracing::warn!(client = &*self.session.client, "messages of a closed connection were not committed in time");
+            tracing::warn!(
+                client = &*self.session.client,
+                "messages of a closed connection were not committed in time"
+            );
         }
         tracing::info!(device = %self.session.device, client = &*self.session.client, reason = ending.reason, "a child disconnected");
         self.hub.detach(self.attached, ending).await;
@@ -147,9 +163,7 @@ impl Connection {
 
     fn ending(&self, end: End) -> (Ending, Option<Fault>) {
         match end {
-            End::Goodbye { will } => {
-                (Ending { graceful: !will, reason: "disconnected".into(), error: false }, None)
-            }
+            End::Goodbye { will } => (Ending { graceful: !will, reason: "disconnected".into(), error: false }, None),
             End::Gone(reason) => (Ending { graceful: false, reason, error: true }, None),
             End::Fault(fault) => {
                 let error = fault.code != reason::TAKEN_OVER && fault.code != reason::SHUTTING_DOWN;
@@ -162,7 +176,7 @@ impl Connection {
         &mut self,
         mut reader: impl AsyncRead + Unpin,
         socket: &mut (impl AsyncWrite + Unpin),
-    ) -> Result<(), End> {
+    ) -> Result<Infallible, End> {
         let stop = self.hub.tasks.stopping();
         let hub = self.hub.clone();
         let session = self.session.clone();

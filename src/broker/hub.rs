@@ -199,7 +199,8 @@ impl Hub {
         trie.matches(
             &message.topic,
             &mut |entry| {
-                let own = entry.options & 0b100 != 0 && message.from.as_ref().is_some_and(|c| *c == entry.session.client);
+                let own =
+                    entry.options & 0b100 != 0 && message.from.as_ref().is_some_and(|c| *c == entry.session.client);
                 if !own {
                     found.push(delivery(entry));
                 }
@@ -286,10 +287,7 @@ impl Hub {
 }
 
 pub fn subscribe_change(session: &Session, filter: &str, subscribed: Subscribed) -> SessionChange {
-    let row = SubscriptionRow {
-        filter: filter.to_owned(),
-        options: subscribed.options,
-        identifier: subscribed.identifier,
-    };
+    let row =
+        SubscriptionRow { filter: filter.to_owned(), options: subscribed.options, identifier: subscribed.identifier };
     SessionChange::Subscribe { client: session.client.to_string(), row }
 }

@@ -68,7 +68,10 @@ impl Connection {
             }
             let outstanding = self.unacked + state.incoming.len();
             if self.terms.version == Version::V5 && outstanding >= usize::from(self.hub.limits.receive) {
-                return Err(Fault::new(reason::RECEIVE_MAXIMUM, "more unacknowledged messages than the receive maximum"));
+                return Err(Fault::new(
+                    reason::RECEIVE_MAXIMUM,
+                    "more unacknowledged messages than the receive maximum",
+                ));
             }
             if qos == 2 {
                 state.incoming.insert(packet);
@@ -144,7 +147,8 @@ impl Connection {
 
     /// The topic's name, by alias where one stands for it (MQTT 5, 3.3.2.3.4).
     fn topic(&mut self, publish: &Publish) -> Result<Arc<str>, Fault> {
-        let name = std::str::from_utf8(&publish.topic).map_err(|_| Fault::new(reason::MALFORMED, "a topic that is not UTF-8"))?;
+        let name = std::str::from_utf8(&publish.topic)
+            .map_err(|_| Fault::new(reason::MALFORMED, "a topic that is not UTF-8"))?;
         if name.contains(['+', '#']) {
             return Err(Fault::new(reason::TOPIC_INVALID, "a wildcard in the topic of a PUBLISH"));
         }
@@ -213,9 +217,7 @@ impl Connection {
                 if message.qos == 0 {
                     self.hub.totals.lost_ingests.fetch_add(1, Ordering::Relaxed);
                 }
-                if refusal.code == RefusalCode::StoreUnavailable
-                    && message.qos > 0
-                    && self.terms.version == Version::V4
+                if refusal.code == RefusalCode::StoreUnavailable && message.qos > 0 && self.terms.version == Version::V4
                 {
                     return Err(self.not_stored(packet, &refusal.message));
                 }

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use super::{
@@ -22,7 +21,6 @@ use crate::{
         access::Who,
         command::Door,
         ids::DeviceId,
-        time::Millis,
         topic::{ChildTopic, LocalTopic},
     },
     store::{
@@ -180,7 +178,11 @@ impl Hub {
         for text in filters {
             let allowed = split_shared(&text).is_ok_and(|(_, filter)| access.may_subscribe(who, filter).is_ok());
             if !allowed {
-                tracing::warn!(client = &*session.client, filter = text, "a subscription is no longer granted and ends");
+                tracing::warn!(
+                    client = &*session.client,
+                    filter = text,
+                    "a subscription is no longer granted and ends"
+                );
                 let (_, change) = self.unsubscribe(session, &text);
                 self.journal.note(change);
             }
@@ -391,12 +393,7 @@ pub fn door(from: &DeviceId, device: &DeviceId) -> Door {
 }
 
 fn entry(session: &Arc<Session>, subscribed: Subscribed) -> Entry<Arc<Session>> {
-    Entry {
-        key: session.key,
-        session: session.clone(),
-        options: subscribed.options,
-        identifier: subscribed.identifier,
-    }
+    Entry { key: session.key, session: session.clone(), options: subscribed.options, identifier: subscribed.identifier }
 }
 
 /// What the store kept, and the first free place in its queue.

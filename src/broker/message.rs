@@ -94,7 +94,8 @@ impl Queued {
 
     pub fn from_row(row: QueuedRow) -> Self {
         let (qos, retain) = ((row.flags >> 1 & 0b11).min(2), row.flags & 1 != 0);
-        let identifiers = row.identifiers.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let identifiers =
+            row.identifiers.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).collect();
         let message = Message {
             topic: row.topic.into(),
             payload: row.payload.into(),
@@ -123,7 +124,8 @@ mod tests {
             expires: Some(Millis(99)),
             from: Some("c".into()),
         };
-        let queued = Queued { message: Arc::new(message), qos: 1, retain: true, identifiers: [7, 70_000].into(), place: 3 };
+        let queued =
+            Queued { message: Arc::new(message), qos: 1, retain: true, identifiers: [7, 70_000].into(), place: 3 };
         let back = Queued::from_row(queued.to_row(9));
         assert_eq!(back.to_row(9), queued.to_row(9));
         assert_eq!((back.qos, back.retain, &back.identifiers[..]), (1, true, &[7, 70_000][..]));
@@ -131,9 +133,16 @@ mod tests {
 
     #[test]
     fn expiry_counts_down_in_whole_seconds() {
-        let message = Message { expires: Some(Millis(5_500)), ..Message::from_retained(RetainedRow {
-            topic: "t".into(), payload: vec![], qos: 0, properties: vec![], expires: None,
-        }) };
+        let message = Message {
+            expires: Some(Millis(5_500)),
+            ..Message::from_retained(RetainedRow {
+                topic: "t".into(),
+                payload: vec![],
+                qos: 0,
+                properties: vec![],
+                expires: None,
+            })
+        };
         assert_eq!(message.seconds_left(Millis(500)), Some(5));
         assert_eq!(message.seconds_left(Millis(501)), Some(5));
         assert_eq!(message.seconds_left(Millis(1_500)), Some(4));

@@ -63,8 +63,7 @@ impl Retained {
 
     /// Removes what has expired and returns its topics.
     pub fn sweep(&mut self, now: Millis) -> Vec<Arc<str>> {
-        let gone: Vec<Arc<str>> =
-            self.messages.values().filter(|m| m.expired(now)).map(|m| m.topic.clone()).collect();
+        let gone: Vec<Arc<str>> = self.messages.values().filter(|m| m.expired(now)).map(|m| m.topic.clone()).collect();
         for topic in &gone {
             self.clear(topic);
         }

@@ -27,9 +27,6 @@ use crate::{
     store::sessions::SessionChange,
 };
 
-/// Session expiry that never comes (MQTT 5, 3.1.2.11.2).
-pub const FOR_EVER: u32 = u32::MAX;
-
 pub struct Session {
     /// Unique in the broker's life.
     pub key: u64,
@@ -189,7 +186,12 @@ impl Session {
             let reason = if queued.qos == 0 { "slow-reader-qos-0" } else { "queue-full" };
             let first = state.count_drop(reason);
             if first {
-                tracing::warn!(client = &*self.client, reason, bytes = state.queued_bytes, "messages to a client are dropped");
+                tracing::warn!(
+                    client = &*self.client,
+                    reason,
+                    bytes = state.queued_bytes,
+                    "messages to a client are dropped"
+                );
             }
             return (Pushed::Dropped, None);
         }
@@ -205,10 +207,6 @@ impl Session {
             self.wake.notify_one();
         }
         (Pushed::Queued, change)
-    }
-
-    pub fn count_drop(&self, reason: &'static str) {
-        self.state().count_drop(reason);
     }
 }
 

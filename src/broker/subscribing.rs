@@ -24,12 +24,7 @@ const NEVER: u8 = 2;
 const IF_NEW: u8 = 1;
 
 impl Connection {
-    pub(super) fn subscribe(
-        &mut self,
-        packet: u16,
-        identifier: u32,
-        filters: Vec<(String, u8)>,
-    ) -> Result<(), Fault> {
+    pub(super) fn subscribe(&mut self, packet: u16, identifier: u32, filters: Vec<(String, u8)>) -> Result<(), Fault> {
         let mut codes = Vec::with_capacity(filters.len());
         let mut changes = Vec::new();
         let mut replay = Vec::new();
@@ -82,7 +77,8 @@ impl Connection {
     fn replay(&self, filter: &str, subscribed: Subscribed, replay: &mut Vec<Queued>) {
         let access = self.hub.access.borrow().clone();
         let who = Who { device: &self.session.device, groups: &self.session.groups };
-        let identifiers: Box<[u32]> = if subscribed.identifier > 0 { [subscribed.identifier].into() } else { [].into() };
+        let identifiers: Box<[u32]> =
+            if subscribed.identifier > 0 { [subscribed.identifier].into() } else { [].into() };
         for message in self.hub.retained_matching(filter) {
             if !access.may_receive(who, &message.topic) {
                 continue;
@@ -153,7 +149,9 @@ mod tests {
 
     #[test]
     fn filters_that_reach_into_a_childs_subtree() {
-        for yes in ["devices/d/delta", "devices/+/delta", "devices/#", "#", "$aws/things/d/shadow/+/accepted", "devices/d/#"] {
+        for yes in
+            ["devices/d/delta", "devices/+/delta", "devices/#", "#", "$aws/things/d/shadow/+/accepted", "devices/d/#"]
+        {
             assert!(reaches(yes, "d"), "{yes}");
         }
         for no in ["devices/e/delta", "devices/d", "devices/+", "+/+/shadow", "site/#", "$aws/things/e/#", "$SYS/#"] {

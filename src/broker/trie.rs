@@ -248,10 +248,12 @@ mod tests {
     }
 
     fn filter() -> impl Strategy<Value = String> {
-        proptest::collection::vec(proptest::sample::select(vec!["", "a", "b", "$x", "+", "#"]), 1..5).prop_map(|levels| {
-            let end = levels.iter().position(|l| *l == "#").map_or(levels.len(), |at| at + 1);
-            levels[..end].join("/")
-        })
+        proptest::collection::vec(proptest::sample::select(vec!["", "a", "b", "$x", "+", "#"]), 1..5).prop_map(
+            |levels| {
+                let end = levels.iter().position(|l| *l == "#").map_or(levels.len(), |at| at + 1);
+                levels[..end].join("/")
+            },
+        )
     }
 
     proptest! {

@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn wrong_values_are_all_named() {
-        let (_, problems) = read("tls = [\"8883\"]\nanonymous = \"yes\"\n[limits]\npacket = 3\ninflight = 0\nlevel = 4\n");
+        let (_, problems) =
+            read("tls = [\"8883\"]\nanonymous = \"yes\"\n[limits]\npacket = 3\ninflight = 0\nlevel = 4\n");
         assert_eq!(problems.len(), 5, "{problems:#?}");
     }
 }

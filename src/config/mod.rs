@@ -18,6 +18,8 @@ pub mod updates;
 pub mod uplink;
 pub mod web;
 
+use std::sync::Arc;
+
 use device::Common;
 use load::{Source, Sources};
 use problem::Problem;
@@ -34,9 +36,13 @@ pub struct Config {
     pub web: web::WebConfig,
     pub identity: identity::IdentityConfig,
     pub presence: presence::Presence,
+    pub shadows: shadows::Shadows,
+    pub coap: coap::Server,
     pub updates: updates::Updates,
     /// Children that speak MQTT.
     pub mqtt: Vec<Common>,
+    /// Children that are CoAP servers; the gateway observes or polls them.
+    pub coap_devices: Vec<Arc<coap::Device>>,
 }
 
 impl Config {
@@ -67,6 +73,8 @@ impl Config {
         take(root, "web", &mut self.web, web::WebConfig::read);
         take(root, "identity", &mut self.identity, identity::IdentityConfig::read);
         take(root, "presence", &mut self.presence, presence::Presence::read);
+        take(root, "shadows", &mut self.shadows, shadows::Shadows::read);
+        take(root, "coap", &mut self.coap, coap::Server::read);
         take(root, "updates", &mut self.updates, updates::Updates::read);
     }
 
@@ -76,6 +84,7 @@ impl Config {
             #[derive(Clone)]
             enum Wire {
                 Mqtt,
+                Coap,
             }
             if !section.has("protocol") {
                 section.problem(
@@ -84,8 +93,9 @@ impl Config {
                     "say \"mqtt\" or \"coap\", or put a [bus] above for Modbus units",
                 );
             }
-            match section.choice("protocol", &[("mqtt", Wire::Mqtt)]) {
+            match section.choice("protocol", &[("mqtt", Wire::Mqtt), ("coap", Wire::Coap)]) {
                 Some(Wire::Mqtt) => self.mqtt.extend(Common::read(&section)),
+                Some(Wire::Coap) => self.coap_devices.extend(coap::Device::read(&section).map(Arc::new)),
                 None => {}
             }
         }
@@ -93,7 +103,7 @@ impl Config {
 
     /// The common part of every device, whatever its wire.
     pub fn devices(&self) -> Vec<&Common> {
-        self.mqtt.iter().collect()
+        self.mqtt.iter().chain(self.coap_devices.iter().map(|device| &device.common)).collect()
     }
 }
 

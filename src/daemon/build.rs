@@ -1,25 +1,24 @@
 //! Builds and wires the rooms from the ground up: who gets which channel end. Read it as the picture of the flow.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::{devices::Drivers, state::StateFolder, supervise::Supervisor};
+use super::{state::StateFolder, supervise::Supervisor};
 use crate::{
-    broker::{self, Broker},
     bus::{self, ChildEvents, Events, Orders, Question, Questions, WORK},
     clock,
     config::Config,
-    diagnostics,
+    diagnostics::{self, Diagnostics, Restart},
     identity::{self, Identity},
-    model::{event::LinkState, ids::DeviceId, time::Millis},
-    registry::{self, Registry},
-    store::{Store, WriterThread},
+    logging::Logs,
+    model::{device::Protocol, ids::DeviceId, time::Millis},
+    registry::{self, Configured, Registry},
+    store::{Store, StoreOptions, WriterThread},
     tasks::Tasks,
     twins::{self, Keeper},
     updates::{self, Updates},
-    uplink::{self, Uplink},
     web::{self, Web},
 };
 
@@ -30,35 +29,193 @@ pub struct Rooms {
     pub started: Millis,
     pub store: Store,
     pub identity: Identity,
-    pub broker: Broker,
     pub keeper: Keeper,
     pub registry: Registry,
     pub updates: Updates,
-    pub uplink: Uplink,
+    pub diagnostics: Diagnostics,
     pub orders: Orders,
-    pub drivers: Drivers,
     pub supervisor: Supervisor,
+    pub logs: Logs,
 }
 
-/// One group of tasks per stage of the way down, in the order in which they stop.
+/// One group of tasks per stage of the way down, named in the order in which they stop.
+#[derive(Default)]
 pub struct Stages {
     pub drivers: Tasks,
     pub uplink: Tasks,
-    pub updates: Tasks,
+    pub work: Tasks,
     pub broker: Tasks,
     pub keeper: Tasks,
     pub registry: Tasks,
     pub web: Tasks,
 }
 
-/// A gateway that stands.
-pub struct Running {
+/// A gateway that stands, and the ends that its main loop listens on.
+pub struct Built {
     pub rooms: Rooms,
     pub stages: Stages,
     pub web: Option<Web>,
     pub questions: mpsc::Receiver<Question>,
+    pub restarts: mpsc::Receiver<Restart>,
     pub events: Events,
     pub writer: WriterThread,
     pub state: StateFolder,
 }
 
+/// Starts every room. What fails here ends the start with a sentence that says what would be right.
+pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyhow::Result<Built> {
+    identity::tls::install_provider();
+    let started = clock::now();
+    let gateway = config.gateway.id.clone();
+    let state = StateFolder::hold(&config.gateway.state)?;
+    let stages = Stages::default();
+    let supervisor = Supervisor::new(Tasks::new());
+    let events = Events::new();
+
+    let options = StoreOptions { log: config.log.clone(), gateway: gateway.clone() };
+    let (store, writer) = Store::open_with(state.path(), options).context("the database cannot be used")?;
+    let identity = Identity::open(store.clone(), &config.identity, state.path(), gateway.as_str())
+        .await
+        .context("keys and certificates cannot be used")?;
+
+    let (inbound, inbound_end) = mpsc::channel(WORK);
+    let (readings, readings_end) = mpsc::channel(WORK);
+    let (local, local_end) = mpsc::channel(WORK);
+    let (signs, signs_end) = mpsc::channel(WORK);
+    let (outcomes, outcomes_end) = mpsc::channel(WORK);
+    let (reports, reports_end) = mpsc::channel(WORK);
+    let (asks, asks_end) = mpsc::channel(WORK);
+    let (fetches, fetches_end) = mpsc::channel(WORK);
+    let (to_keeper, keeper_children) = mpsc::channel(WORK);
+    let (to_registry, registry_children) = mpsc::channel(WORK);
+    let (to_updates, updates_children) = mpsc::channel(WORK);
+    let children = ChildEvents::new(vec![to_keeper, to_registry, to_updates]);
+    let (keeper_orders, keeper_orders_end) = mpsc::channel(WORK);
+    let (update_orders, update_orders_end) = mpsc::channel(WORK);
+    let (diagnostics_orders, diagnostics_orders_end) = mpsc::channel(WORK);
+    let (job_orders, job_orders_end) = mpsc::channel(WORK);
+    let orders = Orders {
+        keeper: keeper_orders,
+        updates: update_orders,
+        diagnostics: diagnostics_orders,
+        jobs: job_orders,
+    };
+    let (questions, questions_end) = Questions::new();
+    let (restart, restarts) = mpsc::channel(1);
+
+    let registry = registry::start(
+        config.presence.clone(),
+        registry::Ports { children: registry_children, signs: signs_end, store: store.clone(), events: events.clone() },
+        &stages.registry,
+    )
+    .await
+    .context("the registry cannot be read")?;
+    registry.sync(configured(config), None).await;
+
+    let keeper = twins::start(
+        config.shadows.clone(),
+        twins::Ports {
+            inbound: inbound_end,
+            drivers: readings_end,
+            children: keeper_children,
+            orders: keeper_orders_end,
+            fetches: fetches_end,
+            local: local.clone(),
+            events: events.clone(),
+            store: store.clone(),
+            updates: reports,
+            asks: asks.clone(),
+            signs,
+            outcomes: outcomes.clone(),
+            readings: None,
+        },
+        &stages.keeper,
+    );
+
+    let web_address = config.web.listen.first().copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let updates = updates::start(
+        updates::Settings {
+            config: config.updates.clone(),
+            folder: state.path().join("firmware"),
+            base_url: config.updates.url.clone().unwrap_or_else(|| format!("http://{web_address}")),
+        },
+        updates::Ports {
+            orders: update_orders_end,
+            reports: reports_end,
+            asks: asks_end,
+            children: updates_children,
+            local: local.clone(),
+            events: events.clone(),
+            store: store.clone(),
+        },
+        &stages.work,
+    )
+    .await
+    .context("the firmware cache cannot be used")?;
+
+    let diagnostics = diagnostics::start(
+        diagnostics::Settings {
+            gateway: gateway.clone(),
+            state: state.path().to_owned(),
+            config: folder,
+            chunk: diagnostics::LIMIT,
+        },
+        diagnostics::Ports {
+            orders: diagnostics_orders_end,
+            keeper: orders.keeper.clone(),
+            local,
+            questions: questions.clone(),
+            restart,
+            outcomes: Some(outcomes),
+            store: store.clone(),
+        },
+        &stages.work,
+    );
+
+    let web = match config.web.enabled {
+        false => None,
+        true => {
+            let ports = web::Ports {
+                questions,
+                orders: orders.clone(),
+                events: events.clone(),
+                modbus: None,
+                firmware: Some(updates::http::router(updates.clone(), identity.clone())),
+                control: Some(state.path().join("control.sock")),
+            };
+            let tls = identity.tls().watch_without_client_certificates();
+            Some(web::start(&config.web, ports, Some(tls), &stages.web).await?)
+        }
+    };
+
+    {
+        let (tending, stop) = (identity.clone(), stages.work.stopping());
+        stages.work.spawn("identity", async move { tending.tend(stop).await });
+    }
+    let rooms =
+        Rooms { gateway, started, store, identity, keeper, registry, updates, diagnostics, orders, supervisor, logs };
+    Ok(Built { rooms, stages, web, questions: questions_end, restarts, events, writer, state })
+}
+
+/// What the registry is to know of the configuration.
+pub fn configured(config: &Config) -> Vec<Configured> {
+    let entry = |common: &crate::config::device::Common, protocol| Configured {
+        id: common.id.clone(),
+        protocol,
+        kind: common.kind.as_str().into(),
+        tags: common.tags.clone(),
+        groups: common.groups.clone(),
+        interval: common.expect_every,
+    };
+    let gateway = Configured {
+        id: config.gateway.id.clone(),
+        protocol: Protocol::Gateway,
+        kind: "headgate".into(),
+        tags: Vec::new(),
+        groups: Vec::new(),
+        interval: None,
+    };
+    let mqtt = config.mqtt.iter().map(|common| entry(common, Protocol::Mqtt));
+    let coap = config.coap_devices.iter().map(|device| entry(&device.common, Protocol::Coap));
+    std::iter::once(gateway).chain(mqtt).chain(coap).collect()
+}

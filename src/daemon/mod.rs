@@ -1,12 +1,24 @@
 //! Builds, wires, supervises, reloads and stops all rooms. The only room that knows all others.
+//!
+//! ```text
+//!  start: store → identity → registry → keeper → updates → broker → drivers → uplink → page → "ready"
+//!  stop:  drivers → uplink → updates, diagnostics → broker → keeper → registry → store commits → page
+//! ```
 
+mod answers;
+mod build;
 mod state;
+mod stop;
 pub mod supervise;
 mod triggers;
 
 use std::path::PathBuf;
 
-use crate::config::Config;
+use crate::{config::Config, logging::Logs};
+
+pub use run::{Daemon, run};
+
+mod run;
 
 /// Why the daemon is not running any more; decides the exit code.
 #[derive(Debug)]
@@ -17,7 +29,10 @@ pub enum Failure {
     Died(String),
 }
 
-/// Runs the daemon until the init system or a person ends it.
-pub fn run(_folder: Option<PathBuf>, _config: Config) -> Result<(), Failure> {
-    Err(Failure::Start(anyhow::anyhow!("nothing is wired yet")))
+/// What a daemon is started with.
+pub struct Start {
+    /// Where the configuration lies; `None` where the defaults run.
+    pub folder: Option<PathBuf>,
+    pub config: Config,
+    pub logs: Logs,
 }

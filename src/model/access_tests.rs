@@ -37,7 +37,7 @@ fn world() -> Vec<String> {
 
 fn filter() -> impl Strategy<Value = String> {
     let level = prop_oneof![4 => proptest::sample::select(WORDS).prop_map(str::to_owned), 1 => Just("+".to_owned())];
-    (proptest::collection::vec(level, 1..=3), any::<bool>())
+    (proptest::collection::vec(level, 1..=3), proptest::bool::ANY)
         .prop_map(|(mut levels, hash)| {
             if hash {
                 levels.pop();
@@ -64,8 +64,11 @@ fn grantee() -> impl Strategy<Value = Grantee> {
 
 fn grant() -> impl Strategy<Value = Grant> {
     let filters = || proptest::collection::vec(filter().prop_map(|f| Filter::new(&f).expect("filter")), 0..3);
-    (proptest::collection::vec(grantee(), 1..3), filters(), filters())
-        .prop_map(|(to, read, write)| Grant { to, read, write })
+    (proptest::collection::vec(grantee(), 1..3), filters(), filters()).prop_map(|(to, read, write)| Grant {
+        to,
+        read,
+        write,
+    })
 }
 
 /// The rules, naively: which filters does this identity hold, its own subtrees among them?
@@ -137,7 +140,11 @@ proptest! {
 #[test]
 fn a_broader_subscription_is_refused_and_a_dollar_needs_its_own_grant() {
     let hmi = DeviceId::new("hmi").expect("id");
-    let all = Grant { to: vec![Grantee::Everyone], read: vec![Filter::new("devices/+/telemetry").expect("f")], write: vec![] };
+    let all = Grant {
+        to: vec![Grantee::Everyone],
+        read: vec![Filter::new("devices/+/telemetry").expect("f")],
+        write: vec![],
+    };
     let access = Access { grants: vec![all] };
     let who = Who { device: &hmi, groups: &[] };
     assert!(access.may_subscribe(who, "devices/+/telemetry").is_ok());
@@ -154,9 +161,12 @@ fn a_broader_subscription_is_refused_and_a_dollar_needs_its_own_grant() {
 fn answers_cannot_be_forged_whatever_was_granted() {
     let flow = DeviceId::new("flow").expect("id");
     let all = ["#", "$aws/#", "$SYS/#"].map(|f| Filter::new(f).expect("filter"));
-    let access = Access { grants: vec![Grant { to: vec![Grantee::Everyone], read: all.to_vec(), write: all.to_vec() }] };
+    let access =
+        Access { grants: vec![Grant { to: vec![Grantee::Everyone], read: all.to_vec(), write: all.to_vec() }] };
     let who = Who { device: &flow, groups: &[] };
-    for topic in ["$aws/things/d1/shadow/update/accepted", "devices/flow/delta", "devices/d1/errors", "$SYS/broker/uptime"] {
+    for topic in
+        ["$aws/things/d1/shadow/update/accepted", "devices/flow/delta", "devices/d1/errors", "$SYS/broker/uptime"]
+    {
         assert_eq!(access.may_publish(who, topic), Err(Denied::GatewayOnly), "{topic}");
     }
     assert!(access.may_publish(who, "$aws/things/d1/shadow/update").is_ok());

@@ -94,20 +94,53 @@ pub struct QueuedRow {
 #[derive(Debug, Clone)]
 pub enum SessionChange {
     /// Makes or updates the session itself; its lists are other changes.
-    Session { client: String, device: String, groups: Vec<String>, expiry: u32, away_since: Option<Millis> },
+    Session {
+        client: String,
+        device: String,
+        groups: Vec<String>,
+        expiry: u32,
+        away_since: Option<Millis>,
+    },
     /// The session and everything of it ends.
-    End { client: String },
-    Subscribe { client: String, row: SubscriptionRow },
-    Unsubscribe { client: String, filter: String },
-    Queue { client: String, row: QueuedRow },
+    End {
+        client: String,
+    },
+    Subscribe {
+        client: String,
+        row: SubscriptionRow,
+    },
+    Unsubscribe {
+        client: String,
+        filter: String,
+    },
+    Queue {
+        client: String,
+        row: QueuedRow,
+    },
     /// It was sent under this packet id, or released.
-    Sent { client: String, place: i64, packet: u16, released: bool },
-    Done { client: String, place: i64 },
-    Received { client: String, packet: u16 },
-    Released { client: String, packet: u16 },
+    Sent {
+        client: String,
+        place: i64,
+        packet: u16,
+        released: bool,
+    },
+    Done {
+        client: String,
+        place: i64,
+    },
+    Received {
+        client: String,
+        packet: u16,
+    },
+    Released {
+        client: String,
+        packet: u16,
+    },
     Retain(retained::RetainedRow),
     /// Removes a retained message.
-    Forget { topic: String },
+    Forget {
+        topic: String,
+    },
 }
 
 impl Writer {
@@ -142,23 +175,27 @@ impl Writer {
                     .execute([client, filter])?;
             }
             SessionChange::Queue { client, row } => {
-                c.prepare_cached("INSERT OR REPLACE INTO broker_queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
-                    .execute(params![
-                        client,
-                        row.place,
-                        row.topic,
-                        row.payload,
-                        row.flags,
-                        row.properties,
-                        row.expires.map(|at| at.0),
-                        row.identifiers,
-                        row.packet,
-                        row.released
-                    ])?;
+                c.prepare_cached(
+                    "INSERT OR REPLACE INTO broker_queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                )?
+                .execute(params![
+                    client,
+                    row.place,
+                    row.topic,
+                    row.payload,
+                    row.flags,
+                    row.properties,
+                    row.expires.map(|at| at.0),
+                    row.identifiers,
+                    row.packet,
+                    row.released
+                ])?;
             }
             SessionChange::Sent { client, place, packet, released } => {
-                c.prepare_cached("UPDATE broker_queue SET packet = ?3, released = ?4 WHERE client = ?1 AND place = ?2")?
-                    .execute(params![client, place, packet, released])?;
+                c.prepare_cached(
+                    "UPDATE broker_queue SET packet = ?3, released = ?4 WHERE client = ?1 AND place = ?2",
+                )?
+                .execute(params![client, place, packet, released])?;
             }
             SessionChange::Done { client, place } => {
                 c.prepare_cached("DELETE FROM broker_queue WHERE client = ?1 AND place = ?2")?
@@ -261,8 +298,13 @@ mod tests {
         };
         let subscription = SubscriptionRow { filter: "a/#".into(), options: 2, identifier: 1 };
         let groups = vec!["hmi".to_owned(), "flow".to_owned()];
-        let session =
-            |away_since| SessionChange::Session { client: client(), device: "d".into(), groups: groups.clone(), expiry: 60, away_since };
+        let session = |away_since| SessionChange::Session {
+            client: client(),
+            device: "d".into(),
+            groups: groups.clone(),
+            expiry: 60,
+            away_since,
+        };
         let first = vec![
             session(None),
             SessionChange::Subscribe { client: client(), row: subscription.clone() },

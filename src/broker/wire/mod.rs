@@ -69,7 +69,6 @@ pub struct Will {
 
 #[derive(Debug, Clone)]
 pub struct Publish {
-    pub dup: bool,
     pub qos: u8,
     pub retain: bool,
     /// 0 for QoS 0.
@@ -87,15 +86,34 @@ pub struct Publish {
 #[derive(Debug, Clone)]
 pub enum Packet {
     Publish(Publish),
-    PubAck { packet: u16 },
-    PubRec { packet: u16, reason: u8 },
-    PubRel { packet: u16 },
-    PubComp { packet: u16 },
+    PubAck {
+        packet: u16,
+    },
+    PubRec {
+        packet: u16,
+        reason: u8,
+    },
+    PubRel {
+        packet: u16,
+    },
+    PubComp {
+        packet: u16,
+    },
     /// Filters with their options byte (MQTT 5, 3.8.3.1).
-    Subscribe { packet: u16, identifier: u32, filters: Vec<(String, u8)> },
-    Unsubscribe { packet: u16, filters: Vec<String> },
+    Subscribe {
+        packet: u16,
+        identifier: u32,
+        filters: Vec<(String, u8)>,
+    },
+    Unsubscribe {
+        packet: u16,
+        filters: Vec<String>,
+    },
     PingReq,
-    Disconnect { reason: u8, expiry: Option<u32> },
+    Disconnect {
+        reason: u8,
+        expiry: Option<u32>,
+    },
 }
 
 /// One whole packet as bytes.
@@ -111,6 +129,7 @@ impl Frame {
         self.first >> 4 == 1
     }
 
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -132,7 +151,10 @@ pub fn frame(buffer: &mut BytesMut, version: Option<Version>, limit: usize) -> R
         if byte & 0x80 == 0 {
             let header = 2 + index;
             if header + length > limit {
-                return Err(Fault::new(reason::TOO_LARGE, format!("a packet of {} bytes; at most {limit} are taken", header + length)));
+                return Err(Fault::new(
+                    reason::TOO_LARGE,
+                    format!("a packet of {} bytes; at most {limit} are taken", header + length),
+                ));
             }
             if buffer.len() < header + length {
                 buffer.reserve(header + length - buffer.len());
@@ -204,7 +226,6 @@ pub fn packet(version: Version, frame: Frame) -> Result<Packet, Fault> {
         Read::Publish(publish, properties) => {
             let (alias, expiry) = properties.map_or((None, None), |p| (p.topic_alias, p.message_expiry_interval));
             Packet::Publish(Publish {
-                dup: first & 0b1000 != 0,
                 qos: first >> 1 & 0b11,
                 retain: publish.retain,
                 packet: facts.packet,
@@ -220,9 +241,7 @@ pub fn packet(version: Version, frame: Frame) -> Result<Packet, Fault> {
             identifier: properties.and_then(|p| p.id).and_then(|id| u32::try_from(id).ok()).unwrap_or(0),
             filters: subscribe.filters.into_iter().map(options).collect(),
         },
-        Read::Unsubscribe(unsubscribe, _) => {
-            Packet::Unsubscribe { packet: facts.packet, filters: unsubscribe.filters }
-        }
+        Read::Unsubscribe(unsubscribe, _) => Packet::Unsubscribe { packet: facts.packet, filters: unsubscribe.filters },
         _ => return Err(unexpected()),
     })
 }

@@ -15,10 +15,7 @@ impl Fault {
 }
 
 pub const SUCCESS: u8 = 0x00;
-pub const DISCONNECT_WITH_WILL: u8 = 0x04;
-pub const NO_SUBSCRIBERS: u8 = 0x10;
 pub const NO_SUBSCRIPTION: u8 = 0x11;
-pub const UNSPECIFIED: u8 = 0x80;
 pub const MALFORMED: u8 = 0x81;
 pub const PROTOCOL_ERROR: u8 = 0x82;
 pub const IMPLEMENTATION: u8 = 0x83;
