@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{ConfigFolder, check, exit};
-use crate::{config, daemon};
+use crate::{config, daemon, logging::Logs};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -20,7 +20,14 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(exit::CONFIG);
         }
     };
-    match daemon::run(folder, config) {
+    let logs = match Logs::start(&config.gateway.log_level) {
+        Ok(logs) => logs,
+        Err(why) => {
+            eprintln!("gateway.log_level: {why}");
+            return ExitCode::from(exit::CONFIG);
+        }
+    };
+    match daemon::run(daemon::Start { folder, config, logs }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(daemon::Failure::Start(error)) => {
             eprintln!("headgate could not start: {error:#}");

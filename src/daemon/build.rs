@@ -94,12 +94,8 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     let (update_orders, update_orders_end) = mpsc::channel(WORK);
     let (diagnostics_orders, diagnostics_orders_end) = mpsc::channel(WORK);
     let (job_orders, job_orders_end) = mpsc::channel(WORK);
-    let orders = Orders {
-        keeper: keeper_orders,
-        updates: update_orders,
-        diagnostics: diagnostics_orders,
-        jobs: job_orders,
-    };
+    let orders =
+        Orders { keeper: keeper_orders, updates: update_orders, diagnostics: diagnostics_orders, jobs: job_orders };
     let (questions, questions_end) = Questions::new();
     let (restart, restarts) = mpsc::channel(1);
 
@@ -179,6 +175,8 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
                 questions,
                 orders: orders.clone(),
                 events: events.clone(),
+                identity: identity.clone(),
+                store: store.clone(),
                 modbus: None,
                 firmware: Some(updates::http::router(updates.clone(), identity.clone())),
                 control: Some(state.path().join("control.sock")),

@@ -6,6 +6,7 @@
 //! ```
 
 mod answers;
+mod apply;
 mod build;
 mod state;
 mod stop;

@@ -1,0 +1,222 @@
+//! Answers what page, API and command line ask, by asking the rooms that know. Each question is a task of its own, so
+//! that a slow answer holds up no other.
+
+use serde_json::{Value as Json, json};
+
+use super::build::Rooms;
+use crate::{
+    bus::Question,
+    clock,
+    model::{
+        command::{Refusal, RefusalCode},
+        device::Device,
+        event::{LinkState, Severity},
+        ids::DeviceId,
+        shadow::{self, Document},
+        update::{ChildUpdate, Stage, UpdateStatus},
+        view::{
+            CommandView, ConfigStatus, DeviceCounts, DeviceRow, DeviceView, LinkStatus, Live, LogStatus, Notice,
+            Overview, UpdateView,
+        },
+    },
+    store::StoreError,
+    systemd,
+};
+
+/// Answers `question`; `config` is how the configuration stands. Loading it again is the main loop's business.
+pub async fn answer(rooms: Rooms, config: ConfigStatus, question: Question) {
+    // Whoever asked may have gone; nothing is owed to them then.
+    match question {
+        Question::Overview(reply) => drop(reply.send(rooms.overview(config).await)),
+        Question::Log(reply) => drop(reply.send(rooms.log().await)),
+        Question::Devices(reply) => drop(reply.send(rooms.rows().await)),
+        Question::Device(id, reply) => drop(reply.send(rooms.device(id).await)),
+        Question::Shadows(id, reply) => drop(reply.send(rooms.shadows(id).await)),
+        Question::Shadow { device, name, reply } => drop(reply.send(rooms.shadow(device, name).await)),
+        Question::History { device, before, limit, reply } => {
+            drop(reply.send(rooms.keeper.history(&device, before, limit).await.map_err(unavailable)));
+        }
+        Question::Trend { device, name, from, to, points, reply } => {
+            drop(reply.send(Ok(rooms.keeper.trend(&device, &name, from, to, points).await)));
+        }
+        Question::Commands(id, reply) => drop(reply.send(rooms.commands(&id).await)),
+        Question::Updates(reply) => drop(reply.send(Ok(rooms.updates()))),
+        Question::Connections(reply) => drop(reply.send(Ok(Vec::new()))),
+        Question::SetLifecycle { device, lifecycle, door, reply } => {
+            let done = rooms.registry.set_lifecycle(&device, lifecycle, door).await;
+            rooms.identity.lifecycle_changed(&device);
+            drop(reply.send(done.map(|_| ())));
+        }
+        Question::Diagnose { request, reply } => drop(reply.send(rooms.diagnostics.answer(&request).await)),
+        Question::LogTail { lines, level, reply } => drop(reply.send(Ok(rooms.logs.tail(lines, &level)))),
+        Question::Config(_) | Question::Reload(_) => {}
+    }
+}
+
+fn unavailable(error: StoreError) -> Refusal {
+    Refusal::new(RefusalCode::StoreUnavailable, error.to_string())
+}
+
+fn unknown(id: &DeviceId) -> Refusal {
+    Refusal::new(RefusalCode::UnknownDevice, format!("there is no device {id}; /v1/devices lists those there are"))
+}
+
+impl Rooms {
+    async fn overview(&self, config: ConfigStatus) -> Result<Overview, Refusal> {
+        let mut devices = DeviceCounts::default();
+        for device in self.registry.list().await.iter().filter(|device| device.id != self.gateway) {
+            devices.count(device.lifecycle, device.presence);
+        }
+        let log = self.log().await?;
+        Ok(Overview {
+            gateway: self.gateway.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: clock::now(),
+            started: self.started,
+            clock_trusted: true,
+            link: self.link(),
+            notices: self.notices(&log),
+            log,
+            devices,
+            connections: 0,
+            config,
+            memory: resident(),
+        })
+    }
+
+    fn link(&self) -> LinkStatus {
+        LinkStatus {
+            state: LinkState::Disabled,
+            since: None,
+            broker: None,
+            in_flight: 0,
+            acknowledged: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            last_error: None,
+        }
+    }
+
+    async fn log(&self) -> Result<LogStatus, Refusal> {
+        self.store.log_status("cloud").await.map_err(unavailable)
+    }
+
+    /// What deserves a look, most urgent first.
+    fn notices(&self, log: &LogStatus) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if let Some(reason) = &log.refusing {
+            let text = format!("Nothing can be stored, so nothing is acknowledged: {reason}");
+            notices.push(Notice { urgent: true, text });
+        }
+        for ending in self.identity.expiring() {
+            notices.push(Notice { urgent: ending.severity >= Severity::Major, text: ending.text });
+        }
+        for (name, health) in self.supervisor.health().iter().filter(|(_, health)| !health.running) {
+            let error = health.last_error.as_deref().unwrap_or("no reason given");
+            notices.push(Notice { urgent: false, text: format!("{name} ended and is started again: {error}") });
+        }
+        notices.sort_by_key(|notice| !notice.urgent);
+        notices
+    }
+
+    async fn rows(&self) -> Result<Vec<DeviceRow>, Refusal> {
+        let mut latest: std::collections::HashMap<DeviceId, Vec<Live>> =
+            self.keeper.all_latest().await.into_iter().collect();
+        let mut rows = Vec::new();
+        for device in self.registry.list().await.into_iter().filter(|device| device.id != self.gateway) {
+            let values = latest.remove(&device.id).unwrap_or_default();
+            rows.push(self.row(device, values).await?);
+        }
+        Ok(rows)
+    }
+
+    async fn row(&self, device: Device, values: Vec<Live>) -> Result<DeviceRow, Refusal> {
+        let document = self.keeper.shadow(&device.id, None).await.map_err(unavailable)?;
+        let open = document.map(|d| d.delta().iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
+        let update = self.updates.status().iter().find(|update| update.device == device.id).map(progress);
+        Ok(DeviceRow { device, values, open, update, units: Default::default() })
+    }
+
+    async fn device(&self, id: DeviceId) -> Result<DeviceView, Refusal> {
+        let device = self.registry.get(&id).await.ok_or_else(|| unknown(&id))?;
+        let values = self.keeper.latest(&id).await;
+        let row = self.row(device, values).await?;
+        Ok(DeviceView {
+            row,
+            points: Vec::new(),
+            commands: Vec::new(),
+            connection: None,
+            config: None,
+            drift: Vec::new(),
+            address: None,
+            counters: None,
+        })
+    }
+
+    async fn shadows(&self, id: DeviceId) -> Result<Vec<String>, Refusal> {
+        let listed = self.store.shadows(Some(&id)).await.map_err(unavailable)?;
+        Ok(listed.into_iter().map(|listed| listed.name).filter(|name| !name.is_empty()).collect())
+    }
+
+    async fn shadow(&self, id: DeviceId, name: Option<String>) -> Result<Option<Json>, Refusal> {
+        let document = self.keeper.shadow(&id, name.as_deref()).await.map_err(unavailable)?;
+        Ok(document.map(|document| shown(&document)))
+    }
+
+    async fn commands(&self, _id: &DeviceId) -> Result<Vec<CommandView>, Refusal> {
+        Ok(Vec::new())
+    }
+
+    fn updates(&self) -> Vec<UpdateView> {
+        let mut views: Vec<UpdateView> = self.updates.status().iter().map(update_view).collect();
+        views.sort_by_key(|view| std::cmp::Reverse(view.changed));
+        views
+    }
+
+    /// Tells the init system that store and keeper made progress; says nothing where they do not answer.
+    pub async fn feed_watchdog(&self) {
+        if self.keeper.pulse().await {
+            systemd::alive();
+        }
+    }
+}
+
+/// The document as `get/accepted` shows it.
+fn shown(document: &Document) -> Json {
+    serde_json::from_slice(&shadow::got(document, clock::now(), None)).unwrap_or_else(|_| json!({}))
+}
+
+fn update_view(update: &ChildUpdate) -> UpdateView {
+    let fetched = match (update.stage, update.progress) {
+        (Stage::Waiting | Stage::Fetching, percent) => update.order.size * u64::from(percent.unwrap_or(0)) / 100,
+        _ => update.order.size,
+    };
+    UpdateView {
+        device: update.device.clone(),
+        progress: progress(update),
+        size: Some(update.order.size),
+        fetched: Some(fetched),
+        started: Some(update.created_at),
+        changed: Some(update.changed_at),
+        attempts: update.attempts,
+    }
+}
+
+fn progress(update: &ChildUpdate) -> crate::model::update::UpdateProgress {
+    let status = match update.stage {
+        Stage::Waiting | Stage::Fetching | Stage::Offered => UpdateStatus::Started,
+        Stage::Installing => update.child.unwrap_or(UpdateStatus::Installing),
+        Stage::Completed => UpdateStatus::Completed,
+        Stage::RolledBack => UpdateStatus::RolledBack,
+        Stage::Failed | Stage::Cancelled | Stage::Superseded => UpdateStatus::Failed,
+    };
+    update.report(status)
+}
+
+/// Resident bytes of this process, from `/proc`.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,56 @@
+//! Applies a changed configuration to the running rooms: planned first, so that it happens all or not at all.
+
+use super::build::{Built, configured};
+use crate::config::{Config, problem::Problem};
+
+impl Built {
+    /// Goes from `old` to `new` and says what changed, for people. What cannot change while the daemon runs is
+    /// refused by name, before anything is touched.
+    pub async fn apply(&self, old: &Config, new: &Config) -> Result<Vec<String>, Vec<Problem>> {
+        let refused = needs_restart(old, new);
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        let mut changes = Vec::new();
+        if old.gateway.log_level != new.gateway.log_level {
+            match self.rooms.logs.set_level(&new.gateway.log_level) {
+                Ok(()) => changes.push(format!("log level is {}", new.gateway.log_level)),
+                Err(why) => return Err(vec![fixed("gateway.log_level", &why, "write a level such as \"info\"")]),
+            }
+        }
+        if old.identity != new.identity {
+            if let Err(error) = self.rooms.identity.configure(&new.identity) {
+                return Err(vec![fixed("identity", &error.to_string(), "the old certificates stay in use")]);
+            }
+            changes.push("certificates and credentials follow the new [identity]".into());
+        }
+        if configured(old) != configured(new) || old.presence != new.presence {
+            let presence = (old.presence != new.presence).then(|| new.presence.clone());
+            self.rooms.registry.sync(configured(new), presence).await;
+            changes.push(format!("{} devices are configured", new.devices().len()));
+        }
+        Ok(changes)
+    }
+}
+
+/// Sections that are wired in at start.
+fn needs_restart(old: &Config, new: &Config) -> Vec<Problem> {
+    let hint = "restart the service to change it: systemctl restart headgate";
+    let mut refused = Vec::new();
+    let mut check = |key: &str, same: bool| {
+        if !same {
+            refused.push(fixed(key, "cannot change while the gateway runs", hint));
+        }
+    };
+    check("gateway.id", old.gateway.id == new.gateway.id);
+    check("gateway.state", old.gateway.state == new.gateway.state);
+    check("log", old.log == new.log);
+    check("web", old.web == new.web);
+    check("shadows", old.shadows == new.shadows);
+    check("updates", old.updates == new.updates);
+    refused
+}
+
+fn fixed(key: &str, found: &str, hint: &str) -> Problem {
+    Problem { file: "headgate.toml".into(), line: 0, key: key.into(), found: found.into(), hint: hint.into() }
+}
