@@ -1,6 +1,7 @@
 //! Arguments to one call to an exit code; one file per subcommand.
 
 mod check;
+pub mod demo;
 mod run;
 
 use std::{path::PathBuf, process::ExitCode};
