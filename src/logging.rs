@@ -193,7 +193,8 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for Lines {
         let metadata = event.metadata();
         let level = *metadata.level();
         if text.0.len() > LONGEST {
-            text.0.truncate(text.0.floor_char_boundary(LONGEST));
+            let end = (0..=LONGEST).rev().find(|end| text.0.is_char_boundary(*end));
+            text.0.truncate(end.unwrap_or(0));
             text.0.push('…');
         }
         let line = LogLine {

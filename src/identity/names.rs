@@ -18,8 +18,8 @@ pub(super) fn server_names(configured: &[String]) -> BTreeSet<String> {
         }
         names.insert(host);
     }
-    let v4 = fs::read_to_string("/proc/net/fib_trie").map(|text| addresses_v4(&text)).unwrap_or_default();
-    let v6 = fs::read_to_string("/proc/net/if_inet6").map(|text| addresses_v6(&text)).unwrap_or_default();
+    let v4 = fs::read_to_string("/proc/self/net/fib_trie").map(|text| addresses_v4(&text)).unwrap_or_default();
+    let v6 = fs::read_to_string("/proc/self/net/if_inet6").map(|text| addresses_v6(&text)).unwrap_or_default();
     names.extend(v4.iter().map(ToString::to_string));
     names.extend(v6.iter().map(ToString::to_string));
     names.retain(|name| name.parse::<IpAddr>().is_ok() || is_name(name));

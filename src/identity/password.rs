@@ -237,7 +237,9 @@ fn guessable(password: &str, name: &str) -> Option<&'static str> {
         return Some("its characters follow one another");
     }
     for half in 1..=characters.len() / 2 {
-        if characters.len() % half == 0 && half < SHORTEST && characters.chunks(half).all(|c| *c == characters[..half])
+        if characters.len().is_multiple_of(half)
+            && half < SHORTEST
+            && characters.chunks(half).all(|c| *c == characters[..half])
         {
             return Some("it repeats itself");
         }

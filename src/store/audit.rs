@@ -109,7 +109,7 @@ impl Store {
     /// Checks the chain over all kept rows: `None` where it holds, otherwise the first row that was changed, or whose
     /// predecessor is missing.
     pub async fn audit_verify(&self) -> Result<Option<u64>, StoreError> {
-        self.read(|connection| broken(connection)).await
+        self.read(broken).await
     }
 }
 
@@ -161,7 +161,8 @@ fn link(before: &[u8], seq: i64, at: Millis, texts: [&str; 4], ok: bool) -> Vec<
 }
 
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MOST)]
+    let ends = |end: &usize| text.is_char_boundary(*end);
+    &text[..(0..=MOST.min(text.len())).rev().find(ends).unwrap_or(0)]
 }
 
 #[cfg(test)]

@@ -331,7 +331,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.write(move |writer| {
             if let Some((proof, now)) = code
-                && !writer.take_code(&proof, now)?.is_some_and(|c| c.purpose == "account")
+                && writer.take_code(&proof, now)?.is_none_or(|c| c.purpose != "account")
             {
                 return Ok(false);
             }

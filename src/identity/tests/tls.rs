@@ -100,7 +100,7 @@ fn forged(issuer: Option<&Issuer<'_, KeyPair>>, change: impl FnOnce(&mut Certifi
     params.distinguished_name.push(DnType::CommonName, "meter-1");
     params.subject_alt_names = vec![SanType::URI("urn:headgate:device:meter-1".try_into().expect("uri"))];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let now = time::OffsetDateTime::from_unix_timestamp(crate::clock::now().seconds()).expect("now");
+    let now = time::OffsetDateTime::from_unix_timestamp(clock::now().seconds()).expect("now");
     params.not_before = now - time::Duration::hours(1);
     params.not_after = now + time::Duration::days(1);
     change(&mut params);
@@ -148,7 +148,7 @@ async fn a_request_gets_our_names_and_usages_whatever_it_asks_for() {
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).expect("certificate");
     assert_eq!(certificate::read(&der).expect("read").device, Some(id("meter-1")));
     assert!(!parsed.is_ca() && certificate::names(&parsed).is_empty());
-    let days = (parsed.validity().not_after.timestamp() - crate::clock::now().seconds()) / 86_400;
+    let days = (parsed.validity().not_after.timestamp() - clock::now().seconds()) / 86_400;
     assert!((89..=90).contains(&days), "{days} days");
     let proof = (vec![der], PrivatePkcs8KeyDer::from(key.serialize_der()).into());
     let shaken = attempt(&home, Some(proof)).expect("handshake");
