@@ -18,7 +18,7 @@ export function devicePage(body, id, tab = "values") {
   const tabs = h("div", { class: "chips tabs", role: "tablist" });
   const place = h("div", {});
   body.append(head, notes, tabs, place);
-  const page = { id, path, place, view: null, shadow: null, problems: {}, may };
+  const page = { id, path, place, view: null, shadow: null, problems: {}, load };
   let left = () => {};
   let update = () => {};
 
@@ -29,12 +29,13 @@ export function devicePage(body, id, tab = "values") {
 
   function drawHead() {
     const device = page.view;
-    head.replaceChildren(
-      h("a", { href: "#/devices", class: "button quiet", "aria-label": "back to the list" }, h("span", { class: "back" }, icon("back"))),
+    const waits = ["discovered", "pending"].includes(device.lifecycle);
+    head.replaceChildren(...[
+      h("a", { href: "#/devices", class: "button back", "aria-label": "back to the list" }, icon("back")),
       h("h1", {}, id), chip(presenceWord(device), presenceTone(device)),
-      device.lifecycle !== "active" && chip(device.lifecycle, "warn"),
-      h("span", { class: "push row" }, lifecycleButtons(page, load)),
-      h("p", { class: "soft small wide wrap" }, [device.type, device.address, device.firmwareVersion && `firmware ${device.firmwareVersion}`, device.lastSeen && `seen ${ago(device.lastSeen)}`].filter(Boolean).join(" · ")));
+      device.lifecycle === "maintenance" && chip("maintenance", "warn"),
+      waits && h("span", { class: "push row" }, lifecycleButtons(page)),
+      h("p", { class: "soft small wide wrap" }, [device.type, device.address, device.firmwareVersion && `firmware ${device.firmwareVersion}`, device.lastSeen && `seen ${ago(device.lastSeen)}`].filter(Boolean).join(" · "))].filter(Boolean));
     notes.replaceChildren(...[
       device.presence === "offline" && device.reason && note("bad", `Silent since ${clock(device.presenceSince)}: ${device.reason}`),
       ...(device.drift ?? []).map((drift) => note("warn", `${drift.text} (${drift.kind}, since ${ago(drift.since)})`)),
@@ -81,14 +82,14 @@ export function devicePage(body, id, tab = "values") {
 
 const none = () => null;
 
-function lifecycleButtons(page, done) {
-  if (!may("admin")) return [];
+function lifecycleButtons(page) {
+  if (!may("technician")) return [];
   const to = async (lifecycle, title, explanation, verb, tone) => {
     if (!(await confirm(title, explanation, verb, tone))) return;
     try {
       await call("PUT", `${page.path}/lifecycle`, { lifecycle });
       toast(`${page.id} is ${lifecycle} now`);
-      done();
+      page.load();
     } catch (error) {
       toast(error.message, "bad");
     }
@@ -314,7 +315,7 @@ function aboutTab(page) {
         ["Type", device.type], ["Protocol", device.protocol], ["Address", device.address], ["Lifecycle", device.lifecycle],
         ["Firmware", device.firmwareVersion], ["First seen", device.firstSeen && clock(device.firstSeen)], ["Last seen", device.lastSeen && ago(device.lastSeen)],
         ["Tags", (device.tags ?? []).join(", ")], ["Groups", (device.groups ?? []).join(", ")],
-      ])),
+      ]), h("div", { class: "row" }, lifecycleButtons(page))),
       connection && card("Connection", facts([
         ["State", connection.connected ? `connected for ${span((Date.now() - connection.since) / 1000)}` : "away"], ["From", connection.address], ["Protocol", connection.protocol], ["Client id", connection.clientId],
         ["Messages in / out", `${count(connection.messagesIn)} / ${count(connection.messagesOut)}`], ["Bytes in / out", `${bytes(connection.bytesIn)} / ${bytes(connection.bytesOut)}`],

@@ -85,7 +85,7 @@ function row(id) {
       if (!part) values.append((part = h("span", {}, h("b", {}), h("span", { class: "soft" }))));
       const unit = device.units?.[live.name];
       part.className = live.quality === "good" ? "" : "off";
-      text(part.firstChild, shown(live.value) + (unit ? ` ${unit}` : ""));
+      text(part.firstChild, shown(live.value, 4) + (unit ? ` ${unit}` : ""));
       text(part.lastChild, ` ${live.name}`);
     });
   };

@@ -28,7 +28,7 @@ const paths = {
   devices: "M4 5h16v6H4zM4 13h16v6H4zM8 8h.01M8 16h.01",
   updates: "M12 4v11m0 0l-4-4m4 4l4-4M4 19h16",
   tools: "M14.500 6.500a4 4 0 0 0-5 5L4 17l3 3 5.500-5.500a4 4 0 0 0 5-5L15 12l-3-3z",
-  more: "M5 12h.01M12 12h.01M19 12h.01",
+  more: "M4.5 12a.7.7 0 1 0 1.400 0 .7.7 0 0 0-1.400 0zM11.300 12a.7.7 0 1 0 1.400 0 .7.7 0 0 0-1.400 0zM18.100 12a.7.7 0 1 0 1.400 0 .7.7 0 0 0-1.400 0z",
   config: "M4 7h10M18 7h2M4 17h2M10 17h10M14 4.500v5M6 14.500v5",
   access: "M8 14a4 4 0 1 1 3.500-2H20v4h-3v-4M8 10h.01",
   log: "M5 5h14M5 10h14M5 15h9M5 20h6",
@@ -87,19 +87,19 @@ export const confirm = (title, explanation, verb, tone) =>
 
 // ---- numbers and times for people ----
 
-const number = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
+const number = new Intl.NumberFormat("en", { maximumFractionDigits: 6 });
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 export const count = (n) => whole.format(n ?? 0);
 
-/** A measured value: no more digits than anybody could have measured. */
-export function shown(value) {
+/** A measured value with no more digits than anybody could have measured; `digits` that count, whole ones always. */
+export function shown(value, digits = 5) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "on" : "off";
   if (typeof value !== "number") return typeof value === "string" ? value : JSON.stringify(value);
   if (Number.isInteger(value)) return Math.abs(value) >= 1e15 ? String(value) : number.format(value);
   const size = Math.abs(value);
   if (size !== 0 && (size < 0.001 || size >= 1e12)) return value.toExponential(3);
-  return number.format(Number(value.toPrecision(size >= 1000 ? 7 : 5)));
+  return number.format(Number(value.toFixed(Math.min(6, Math.max(0, digits - 1 - Math.floor(Math.log10(size || 1)))))));
 }
 
 export function bytes(n) {

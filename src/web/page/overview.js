@@ -1,6 +1,6 @@
 // Is all well? The cloud link, the log that bridges its absence, the devices, and whatever needs a hand.
 
-import { known, listen } from "./api.js";
+import { get, known, listen } from "./api.js";
 import { ago, bytes, card, chip, clock, count, facts, h, icon, mayTalk, note, now, presenceTone, presenceWord, rate, span, svg } from "./dom.js";
 
 export function linkWord(link) {
@@ -23,6 +23,8 @@ const sentence = {
   disabled: "No cloud is configured. Everything works locally.",
 };
 
+let connections = [];
+
 export function overviewPage(body) {
   const place = h("div", {});
   body.append(place);
@@ -31,10 +33,20 @@ export function overviewPage(body) {
     if (!overview) { place.replaceChildren(h("p", { class: "empty" }, "Asking the gateway …")); return; }
     place.replaceChildren(
       h("div", { class: "stack" }, warnings(overview)),
-      h("div", { class: "grid" }, link(overview.link), log(overview), devices(overview), broker(overview), storage(overview.log), gateway(overview)));
+      h("div", { class: "columns" },
+        h("div", {}, placed(1, link(overview.link)), placed(3, devices(overview)), placed(5, gateway(overview))),
+        h("div", {}, placed(2, log(overview)), placed(4, storage(overview.log)), placed(5, broker(overview)))));
   };
-  draw();
-  return listen((kind) => { if (kind === "overview" || kind === "devices") draw(); });
+  const ask = async () => { connections = await get("/v1/connections", { background: true }).catch(() => connections); };
+  ask().then(draw);
+  const timer = setInterval(() => { if (!document.hidden) ask(); }, 5000);
+  const stop = listen((kind) => { if (kind === "overview" || kind === "devices") draw(); });
+  return () => { stop(); clearInterval(timer); };
+}
+
+function placed(place, node) {
+  node.classList.add(`place-${place}`);
+  return node;
 }
 
 function warnings(overview) {
@@ -119,9 +131,15 @@ function devices(overview) {
 }
 
 function broker(overview) {
-  return card("Local broker",
-    h("p", { class: "figure" }, count(overview.connections), h("small", {}, overview.connections === 1 ? " connection" : " connections")),
-    h("p", { class: "soft small" }, "MQTT children and local clients. Counters of each stand on its device's page."));
+  const busy = connections.filter((connection) => connection.connected).sort((a, b) => b.rateIn - a.rateIn).slice(0, 6);
+  const dropped = (connection) => Object.values(connection.dropped ?? {}).reduce((sum, n) => sum + n, 0);
+  return h("section", { class: "card flush" },
+    h("header", {}, h("h2", {}, "Local broker")),
+    h("div", { class: "setter" }, h("p", { class: "figure" }, count(overview.connections), h("small", {}, overview.connections === 1 ? " connection" : " connections"))),
+    busy.length > 0 && h("ul", { class: "list" }, busy.map((connection) => h("li", {},
+      h("a", { class: "line", href: known.devices.has(connection.device) ? `#/devices/${encodeURIComponent(connection.device)}/about` : "#/overview" },
+        h("span", { class: "grow" }, h("span", { class: "name" }, connection.device), h("div", { class: "soft small wrap" }, [connection.protocol, connection.address].filter(Boolean).join(" · "))),
+        h("span", { class: "end small" }, `${rate(connection.rateIn)} / s`, dropped(connection) > 0 && h("div", { class: "outcome bad" }, `${count(dropped(connection))} dropped`)))))));
 }
 
 function storage(log) {
