@@ -4,7 +4,7 @@
 //! committed and synced. Each file of this room owns some tables, their migrations and the methods of [`Store`] that
 //! use them; nobody outside sees a connection.
 
-mod faults;
+pub mod faults;
 mod migrate;
 mod open;
 mod salvage;

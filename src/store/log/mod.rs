@@ -11,8 +11,12 @@ use tokio::sync::{oneshot, watch};
 pub use retention::{Gap, Limits};
 pub use tail::{Mark, Tail, Written};
 
-use super::{Store, StoreError, Writer, writer::Message};
-use crate::model::record::{Lane, NewRecord, Record};
+use super::{Store, StoreError, Writer, faults, writer::Message};
+use crate::model::{
+    ids::DeviceId,
+    record::{Lane, NewRecord, Record},
+    time::Millis,
+};
 
 pub const MIGRATIONS: &[&str] = &["
     CREATE TABLE log_urgent (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, first_ts INTEGER NOT NULL, last_ts INTEGER NOT NULL, boot INTEGER NOT NULL, lived INTEGER NOT NULL, data BLOB NOT NULL);
@@ -120,12 +124,40 @@ impl Store {
 
     /// Moves a cursor forward; never back.
     pub async fn move_cursor(&self, consumer: &str, lane: Lane, position: u64) -> Result<(), StoreError> {
+        self.move_cursors(consumer, vec![(lane, position)]).await
+    }
+
+    /// Moves several cursors of one consumer forward at once; none back.
+    pub async fn move_cursors(&self, consumer: &str, to: Vec<(Lane, u64)>) -> Result<(), StoreError> {
         let consumer = consumer.to_owned();
         self.write(move |writer| {
+            faults::point("before-cursor");
             let sql = "INSERT INTO log_cursors VALUES (?1, ?2, ?3) ON CONFLICT (consumer, lane)
                        DO UPDATE SET position = excluded.position WHERE excluded.position > position";
-            writer.connection.prepare_cached(sql)?.execute((consumer, lane as u8, position))?;
+            let mut statement = writer.connection.prepare_cached(sql)?;
+            for (lane, position) in to {
+                statement.execute((&consumer, lane as u8, position))?;
+            }
             Ok(())
+        })
+        .await
+    }
+
+    /// Declares that a record will not be delivered, because no consumer can take it.
+    pub async fn set_aside(
+        &self,
+        device: DeviceId,
+        lane: Lane,
+        seq: u64,
+        ts: Millis,
+        cause: &str,
+    ) -> Result<(), StoreError> {
+        let cause = cause.to_owned();
+        self.write(move |writer| {
+            retention::count_drops(&writer.connection, &cause, 1)?;
+            let gap =
+                Gap { device, lane, from_seq: seq, to_seq: seq, from_ts: ts.0, to_ts: ts.0, count: Some(1), cause };
+            writer.log.declare(&writer.connection, gap)
         })
         .await
     }
@@ -171,7 +203,7 @@ fn read_after(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ids::DeviceId, record::Kind, time::Millis};
+    use crate::model::record::Kind;
 
     fn reading(device: &str, n: i64) -> NewRecord {
         NewRecord {

@@ -1,0 +1,3 @@
+//! How a cloud wants to be spoken to: one file per cloud, topics and payloads to records and orders and back.
+
+pub mod native;

@@ -1,0 +1,360 @@
+//! One connection to the cloud's broker, MQTT 3.1.1 or 5, as one stream of events; the only file that names rumqttc.
+//!
+//! A connection has its own client and its own event loop: nothing of an earlier one can surface in it. What was not
+//! acknowledged is published again from the log, never from the client's memory.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use rumqttc::{Outgoing, v5};
+
+use crate::config::uplink::{Address, Version};
+
+/// The largest message that is taken from the cloud.
+const MOST_INCOMING: usize = 1 << 20;
+/// QoS 1 publishes of the cloud that may wait for their acknowledgement.
+const RECEIVE: u16 = 64;
+
+/// What a connection needs to know.
+#[derive(Clone)]
+pub struct Dial {
+    pub address: Address,
+    pub version: Version,
+    pub client_id: String,
+    pub login: Option<(String, String)>,
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub keep_alive: Duration,
+    /// Publishes in flight, and requests that may queue.
+    pub in_flight: u16,
+    /// Retained topic and payload, said by the broker when we are gone.
+    pub will: (String, Vec<u8>),
+}
+
+/// What happens on a connection.
+#[derive(Debug)]
+pub enum WireEvent {
+    Up {
+        session_present: bool,
+        max_packet: Option<u32>,
+        receive_max: Option<u16>,
+    },
+    /// The oldest publish not yet sent went out under this id.
+    Sent(u16),
+    Acked {
+        id: u16,
+        verdict: Verdict,
+    },
+    Message(Message),
+    /// So many filters of a subscription were refused.
+    Subscribed {
+        refused: usize,
+    },
+    Other,
+}
+
+/// What the broker says of a publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    /// Later: a quota, a rate.
+    Later(String),
+    /// Not before somebody changes the rights.
+    NotAllowed(String),
+    /// Never: this message cannot be taken.
+    Never(String),
+}
+
+/// A message from the cloud.
+#[derive(Debug)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Bytes,
+    /// Where its sender wants an answer (MQTT 5).
+    pub response: Option<(String, Option<Bytes>)>,
+    pub receipt: Receipt,
+}
+
+/// What must be given back to acknowledge a message.
+#[derive(Debug, Clone)]
+pub enum Receipt {
+    V3(rumqttc::Publish),
+    V5(v5::mqttbytes::v5::Publish),
+}
+
+/// Why a connection ended or did not begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Down {
+    pub reason: String,
+    /// Trying again soon will not help: credentials, rights, protocol.
+    pub refused: bool,
+}
+
+impl Down {
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), refused: false }
+    }
+
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), refused: true }
+    }
+}
+
+enum Client {
+    V3(rumqttc::AsyncClient),
+    V5(v5::AsyncClient),
+}
+
+/// A connection; dropped, it is closed.
+pub struct Wire {
+    client: Client,
+    events: Pin<Box<dyn Stream<Item = Result<WireEvent, Down>> + Send>>,
+}
+
+impl Wire {
+    /// Begins to connect: the first event is [`WireEvent::Up`] or an error.
+    pub fn dial(dial: &Dial) -> Wire {
+        // Acknowledgements, subscriptions and asides queue beside the publishes.
+        let queue = usize::from(dial.in_flight) + 256;
+        match dial.version {
+            Version::V3 => {
+                let (client, events) = rumqttc::AsyncClient::new(options_v3(dial), queue);
+                let events = stream::unfold(events, |mut events| async {
+                    let event = events.poll().await;
+                    Some((event.map(event_v3).unwrap_or_else(|e| Err(down_v3(e))), events))
+                });
+                Wire { client: Client::V3(client), events: Box::pin(events) }
+            }
+            Version::V5 => {
+                let (client, events) = v5::AsyncClient::new(options_v5(dial), queue);
+                let events = stream::unfold(events, |mut events| async {
+                    let event = events.poll().await;
+                    Some((event.map(event_v5).unwrap_or_else(|e| Err(down_v5(e))), events))
+                });
+                Wire { client: Client::V5(client), events: Box::pin(events) }
+            }
+        }
+    }
+
+    /// The next event. May be dropped while it waits: nothing is lost by it.
+    pub async fn next(&mut self) -> Result<WireEvent, Down> {
+        self.events.next().await.unwrap_or_else(|| Err(Down::new("the connection ended")))
+    }
+
+    /// Queues a publish with QoS 1; false where the queue is full.
+    pub fn publish(&self, topic: String, payload: Vec<u8>, retain: bool) -> bool {
+        match &self.client {
+            Client::V3(client) => client.try_publish(topic, rumqttc::QoS::AtLeastOnce, retain, payload).is_ok(),
+            Client::V5(client) => client.try_publish(topic, v5::mqttbytes::QoS::AtLeastOnce, retain, payload).is_ok(),
+        }
+    }
+
+    /// Queues an answer to a message that asked for one.
+    pub fn answer(&self, topic: String, correlation: Option<Bytes>, payload: Vec<u8>) -> bool {
+        match &self.client {
+            Client::V3(_) => self.publish(topic, payload, false),
+            Client::V5(client) => {
+                let properties = v5::mqttbytes::v5::PublishProperties {
+                    correlation_data: correlation,
+                    ..v5::mqttbytes::v5::PublishProperties::default()
+                };
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                client.try_publish_with_properties(topic, qos, false, payload, properties).is_ok()
+            }
+        }
+    }
+
+    /// Queues a subscription with QoS 1.
+    pub fn subscribe(&self, filters: &[String]) -> bool {
+        match &self.client {
+            Client::V3(client) => {
+                let qos = rumqttc::QoS::AtLeastOnce;
+                let filters = filters.iter().map(|path| rumqttc::SubscribeFilter::new(path.clone(), qos));
+                client.try_subscribe_many(filters).is_ok()
+            }
+            Client::V5(client) => {
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                let filters = filters.iter().map(|path| v5::mqttbytes::v5::Filter::new(path.clone(), qos));
+                client.try_subscribe_many(filters).is_ok()
+            }
+        }
+    }
+
+    pub fn unsubscribe(&self, filter: &str) -> bool {
+        match &self.client {
+            Client::V3(client) => client.try_unsubscribe(filter).is_ok(),
+            Client::V5(client) => client.try_unsubscribe(filter).is_ok(),
+        }
+    }
+
+    /// Tells the cloud that its message is on disk.
+    pub fn acknowledge(&self, receipt: &Receipt) -> bool {
+        match (&self.client, receipt) {
+            (Client::V3(client), Receipt::V3(publish)) => client.try_ack(publish).is_ok(),
+            (Client::V5(client), Receipt::V5(publish)) => client.try_ack(publish).is_ok(),
+            _ => false,
+        }
+    }
+
+    pub fn disconnect(&self) {
+        let _ = match &self.client {
+            Client::V3(client) => client.try_disconnect().is_ok(),
+            Client::V5(client) => client.try_disconnect().is_ok(),
+        };
+    }
+}
+
+/// The host as rumqttc looks it up: it puts the port behind it, and checks certificates against it.
+fn host(dial: &Dial) -> String {
+    match dial.address.host.contains(':') && dial.tls.is_none() {
+        true => format!("[{}]", dial.address.host),
+        false => dial.address.host.clone(),
+    }
+}
+
+fn options_v3(dial: &Dial) -> rumqttc::MqttOptions {
+    let mut options = rumqttc::MqttOptions::new(&dial.client_id, host(dial), dial.address.port);
+    options
+        .set_keep_alive(dial.keep_alive)
+        .set_clean_session(false)
+        .set_manual_acks(true)
+        .set_inflight(dial.in_flight)
+        .set_max_packet_size(MOST_INCOMING, 256 << 20)
+        .set_last_will(rumqttc::LastWill::new(&dial.will.0, dial.will.1.clone(), rumqttc::QoS::AtLeastOnce, true));
+    if let Some((user, password)) = &dial.login {
+        options.set_credentials(user, password);
+    }
+    if let Some(tls) = &dial.tls {
+        options.set_transport(rumqttc::Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(tls.clone())));
+    }
+    options
+}
+
+fn options_v5(dial: &Dial) -> v5::MqttOptions {
+    let mut options = v5::MqttOptions::new(&dial.client_id, host(dial), dial.address.port);
+    let qos = v5::mqttbytes::QoS::AtLeastOnce;
+    let will = v5::mqttbytes::v5::LastWill::new(&dial.will.0, dial.will.1.clone(), qos, true, None);
+    options
+        .set_keep_alive(dial.keep_alive)
+        .set_clean_start(false)
+        .set_manual_acks(true)
+        .set_outgoing_inflight_upper_limit(dial.in_flight)
+        .set_session_expiry_interval(Some(7 * 86_400))
+        .set_receive_maximum(Some(RECEIVE))
+        .set_max_packet_size(Some(MOST_INCOMING as u32))
+        .set_last_will(will);
+    if let Some((user, password)) = &dial.login {
+        options.set_credentials(user, password);
+    }
+    if let Some(tls) = &dial.tls {
+        options.set_transport(rumqttc::Transport::tls_with_config(rumqttc::TlsConfiguration::Rustls(tls.clone())));
+    }
+    options
+}
+
+fn event_v3(event: rumqttc::Event) -> Result<WireEvent, Down> {
+    use rumqttc::{Event, Packet, SubscribeReasonCode};
+    Ok(match event {
+        Event::Outgoing(Outgoing::Publish(id)) => WireEvent::Sent(id),
+        Event::Incoming(Packet::ConnAck(ack)) => {
+            WireEvent::Up { session_present: ack.session_present, max_packet: None, receive_max: None }
+        }
+        Event::Incoming(Packet::PubAck(ack)) => WireEvent::Acked { id: ack.pkid, verdict: Verdict::Good },
+        Event::Incoming(Packet::Publish(publish)) => WireEvent::Message(Message {
+            topic: publish.topic.clone(),
+            payload: publish.payload.clone(),
+            response: None,
+            receipt: Receipt::V3(publish),
+        }),
+        Event::Incoming(Packet::SubAck(ack)) => WireEvent::Subscribed {
+            refused: ack.return_codes.iter().filter(|code| **code == SubscribeReasonCode::Failure).count(),
+        },
+        _ => WireEvent::Other,
+    })
+}
+
+fn event_v5(event: v5::Event) -> Result<WireEvent, Down> {
+    use v5::mqttbytes::v5::{Packet, SubscribeReasonCode};
+    Ok(match event {
+        v5::Event::Outgoing(Outgoing::Publish(id)) => WireEvent::Sent(id),
+        v5::Event::Incoming(Packet::ConnAck(ack)) => WireEvent::Up {
+            session_present: ack.session_present,
+            max_packet: ack.properties.as_ref().and_then(|p| p.max_packet_size),
+            receive_max: ack.properties.as_ref().and_then(|p| p.receive_max),
+        },
+        v5::Event::Incoming(Packet::PubAck(ack)) => WireEvent::Acked { id: ack.pkid, verdict: verdict(&ack) },
+        v5::Event::Incoming(Packet::Publish(publish)) => {
+            let properties = publish.properties.as_ref();
+            let response = properties.and_then(|p| Some((p.response_topic.clone()?, p.correlation_data.clone())));
+            WireEvent::Message(Message {
+                topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                payload: publish.payload.clone(),
+                response,
+                receipt: Receipt::V5(publish),
+            })
+        }
+        v5::Event::Incoming(Packet::SubAck(ack)) => WireEvent::Subscribed {
+            refused: ack.return_codes.iter().filter(|code| !matches!(code, SubscribeReasonCode::Success(_))).count(),
+        },
+        _ => WireEvent::Other,
+    })
+}
+
+/// MQTT 5, section 3.4.2.1.
+fn verdict(ack: &v5::mqttbytes::v5::PubAck) -> Verdict {
+    use v5::mqttbytes::v5::PubAckReason as Reason;
+    let said = ack.properties.as_ref().and_then(|p| p.reason_string.clone());
+    let text = |what: &str| said.clone().map_or(what.to_owned(), |said| format!("{what}: {said}"));
+    match ack.reason {
+        Reason::Success | Reason::NoMatchingSubscribers => Verdict::Good,
+        Reason::QuotaExceeded => Verdict::Later(text("quota exceeded")),
+        Reason::PacketIdentifierInUse => Verdict::Later(text("packet id in use")),
+        Reason::UnspecifiedError => Verdict::Later(text("unspecified error")),
+        Reason::ImplementationSpecificError => Verdict::Later(text("refused for a reason of the broker's own")),
+        Reason::NotAuthorized => Verdict::NotAllowed(text("not authorized")),
+        Reason::TopicNameInvalid => Verdict::Never(text("topic name invalid")),
+        Reason::PayloadFormatInvalid => Verdict::Never(text("payload format invalid")),
+    }
+}
+
+fn down_v3(error: rumqttc::ConnectionError) -> Down {
+    use rumqttc::{ConnectReturnCode as Code, ConnectionError as Error};
+    match error {
+        Error::ConnectionRefused(code) => Down {
+            reason: format!("the broker refused the connection: {code:?}"),
+            refused: code != Code::ServiceUnavailable,
+        },
+        Error::NetworkTimeout => Down::new("the broker did not answer in time"),
+        other => Down::new(other.to_string()),
+    }
+}
+
+fn down_v5(error: v5::ConnectionError) -> Down {
+    use v5::{ConnectionError as Error, mqttbytes::v5::ConnectReturnCode as Code};
+    match error {
+        Error::ConnectionRefused(code) => Down {
+            reason: format!("the broker refused the connection: {code:?}"),
+            refused: matches!(
+                code,
+                Code::BadUserNamePassword
+                    | Code::NotAuthorized
+                    | Code::Banned
+                    | Code::BadClientId
+                    | Code::ClientIdentifierNotValid
+                    | Code::BadAuthenticationMethod
+                    | Code::UnsupportedProtocolVersion
+                    | Code::RefusedProtocolVersion
+            ),
+        },
+        Error::Timeout(_) => Down::new("the broker did not answer in time"),
+        other => Down::new(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+impl Receipt {
+    pub fn of_test(topic: &str, payload: &str) -> Receipt {
+        Receipt::V3(rumqttc::Publish::new(topic, rumqttc::QoS::AtLeastOnce, payload))
+    }
+}

@@ -1,0 +1,319 @@
+//! The road to the cloud against a broker nobody here wrote, over a wire that breaks.
+
+mod cloud;
+mod wire;
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use cloud::Cloud;
+use headgate::{
+    bus::{Events, Order, OrderKind, Orders},
+    config::{
+        log::LogConfig,
+        uplink::{Address, UplinkConfig, Version},
+    },
+    model::{
+        command::{Refusal, RefusalCode},
+        event::LinkState,
+        ids::DeviceId,
+        record::{Kind, NewRecord},
+        time::Millis,
+    },
+    store::{Store, StoreOptions, WriterThread},
+    tasks::Tasks,
+    uplink::{self, Surroundings, Uplink},
+};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use wire::TcpWire;
+
+fn id(text: &str) -> DeviceId {
+    DeviceId::new(text).expect("id")
+}
+
+fn reading(device: &str, n: usize) -> NewRecord {
+    let body = format!("{{\"values\":{{\"n\":{n}}}}}").into();
+    NewRecord { device: id(device), kind: Kind::Telemetry, name: None, ts: Millis(1_760_000_000_000), body }
+}
+
+/// A gateway of which only the store and the road run.
+struct Gateway {
+    store: Store,
+    thread: WriterThread,
+    uplink: Uplink,
+    tasks: Tasks,
+    orders: mpsc::Receiver<Order>,
+    _children: watch::Sender<Vec<DeviceId>>,
+}
+
+impl Gateway {
+    fn start(folder: &Path, port: u16, change: impl FnOnce(&mut UplinkConfig)) -> Gateway {
+        Self::start_capped(folder, port, 64 << 20, change)
+    }
+
+    fn start_capped(folder: &Path, port: u16, cap: u64, change: impl FnOnce(&mut UplinkConfig)) -> Gateway {
+        let log = LogConfig { max_bytes: cap, keep_free: 0, ..LogConfig::default() };
+        let (store, thread) = Store::open_with(folder, StoreOptions { log, gateway: id("gw") }).expect("store");
+        let mut config = UplinkConfig {
+            broker: Some(Address { host: "127.0.0.1".into(), port, tls: false }),
+            client_id: Some("gw".into()),
+            keep_alive: Duration::from_secs(5),
+            unacked_timeout: Duration::from_secs(1),
+            retry: (Duration::from_millis(100), Duration::from_millis(500)),
+            ..UplinkConfig::default()
+        };
+        change(&mut config);
+        let (to_keeper, orders) = mpsc::channel(16);
+        let nobody = || mpsc::channel(1).0;
+        let tasks = Tasks::new();
+        let (tell, children) = watch::channel(vec![id("a"), id("b")]);
+        let around = Surroundings {
+            gateway: id("gw"),
+            store: store.clone(),
+            orders: Orders { keeper: to_keeper, updates: nobody(), diagnostics: nobody(), jobs: nobody() },
+            events: Events::new(),
+            tls: None,
+            children,
+            endurance: 1 << 40,
+            tasks: tasks.clone(),
+        };
+        let uplink = uplink::start(config, around);
+        Gateway { store, thread, uplink, tasks, orders, _children: tell }
+    }
+
+    async fn is(&self, what: &str, enough: impl Fn(&LinkState) -> bool) {
+        let mut state = self.uplink.state();
+        let there = state.wait_for(|(state, _)| enough(state));
+        let there = tokio::time::timeout(Duration::from_secs(20), there).await;
+        there.unwrap_or_else(|_| panic!("never {what}: {:?}", self.uplink.link_status())).expect("runs");
+    }
+
+    async fn stop(self) {
+        self.tasks.stop_and_wait().await;
+        self.store.stop().await;
+        self.thread.join();
+    }
+}
+
+/// All of 1 to `upto` arrived, what came first in order; repeated ones are allowed where the wire broke.
+fn is_whole(cloud: &Cloud, device: &str, upto: u64, repeats: bool) {
+    let seqs: Vec<u64> = cloud.records(device, "telemetry").iter().map(|r| r["seq"].as_u64().expect("seq")).collect();
+    let mut firsts = Vec::new();
+    let mut known = BTreeSet::new();
+    for seq in &seqs {
+        if known.insert(*seq) {
+            firsts.push(*seq);
+        }
+    }
+    assert_eq!(firsts, (1..=upto).collect::<Vec<_>>(), "{device}");
+    assert!(repeats || seqs.len() as u64 == upto, "{device}: {} repeated", seqs.len() as u64 - upto);
+}
+
+fn arrived(device: &'static str, upto: usize) -> impl Fn(&[(String, String)]) -> bool {
+    let wanted = format!("\"n\":{upto}}}");
+    let topic = format!("devices/{device}/telemetry");
+    move |seen| seen.iter().any(|(seen, payload)| *seen == topic && payload.contains(&wanted))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_arrives_once_and_in_order_with_either_protocol() {
+    for version in [Version::V3, Version::V5] {
+        let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
+        let gateway = Gateway::start(folder.path(), cloud.port, |config| config.version = version);
+        gateway.is("live", |state| *state == LinkState::Live).await;
+        for n in 1..=500 {
+            gateway.store.append(vec![reading("a", n), reading("b", n)]).await.expect("stored");
+        }
+        for device in ["a", "b"] {
+            cloud.wait("the last", Duration::from_secs(20), arrived(device, 500));
+            is_whole(&cloud, device, 500, false);
+            assert!(cloud.records(device, "telemetry").iter().all(|record| record.get("late").is_none()));
+        }
+        gateway.stop().await;
+        let offline = |seen: &[(String, String)]| {
+            seen.iter().any(|(topic, payload)| topic == "devices/gw/status" && payload.contains("\"stopped\""))
+        };
+        cloud.wait("goodbye", Duration::from_secs(5), offline);
+        // A restart repeats nothing: the cursor was written down.
+        let gateway = Gateway::start(folder.path(), cloud.port, |config| config.version = version);
+        gateway.is("live", |state| *state == LinkState::Live).await;
+        gateway.store.append(vec![reading("a", 501)]).await.expect("stored");
+        cloud.wait("the next", Duration::from_secs(20), arrived("a", 501));
+        is_whole(&cloud, "a", 501, false);
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_wire_and_a_cut_one_lose_nothing() {
+    for version in [Version::V3, Version::V5] {
+        let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
+        let wire = TcpWire::to(cloud.port);
+        let gateway = Gateway::start(folder.path(), wire.port, |config| config.version = version);
+        gateway.is("live", |state| *state == LinkState::Live).await;
+        let mut n = 0;
+        for round in 0..4 {
+            for _ in 0..200 {
+                n += 1;
+                gateway.store.append(vec![reading("a", n)]).await.expect("stored");
+                if n % 200 == 50 {
+                    if round % 2 == 0 {
+                        wire.stall()
+                    } else {
+                        wire.cut()
+                    };
+                }
+            }
+            gateway.is("away", |state| matches!(state, LinkState::BackingOff { .. } | LinkState::Connecting)).await;
+            wire.heal();
+            cloud.wait("what was kept", Duration::from_secs(20), arrived("a", n));
+        }
+        is_whole(&cloud, "a", n as u64, true);
+        let late = cloud.records("a", "telemetry").iter().filter(|record| record["late"] == true).count();
+        assert!(late >= 4 * 150, "{late} were late");
+        gateway.is("live again", |state| *state == LinkState::Live).await;
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_wire_is_not_taken_for_a_dead_one() {
+    let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
+    let wire = TcpWire::to(cloud.port);
+    wire.throttle(8000);
+    let gateway = Gateway::start(folder.path(), wire.port, |config| config.unacked_timeout = Duration::from_secs(2));
+    gateway.store.append((1..=2000).map(|n| reading("a", n)).collect()).await.expect("stored");
+    cloud.wait("all", Duration::from_secs(60), arrived("a", 2000));
+    is_whole(&cloud, "a", 2000, true);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_records_go_first_and_the_backlog_keeps_its_rate() {
+    let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
+    let gateway = Gateway::start(folder.path(), 1, |_| ());
+    gateway.store.append((1..=3000).map(|n| reading("a", n)).collect()).await.expect("stored");
+    gateway.stop().await;
+    let gateway = Gateway::start(folder.path(), cloud.port, |config| {
+        config.live_first = true;
+        config.backlog_rate = 1000;
+        config.batch = 50;
+    });
+    gateway.is("catching up", |state| matches!(state, LinkState::CatchingUp { .. })).await;
+    gateway.store.append(vec![reading("a", 3001)]).await.expect("stored");
+    cloud.wait("the live one", Duration::from_secs(2), arrived("a", 3001));
+    assert!(cloud.records("a", "telemetry").len() < 2500, "the backlog was not held to its rate");
+    gateway.is("live", |state| *state == LinkState::Live).await;
+    cloud.wait("the oldest", Duration::from_secs(5), arrived("a", 1));
+    let mut seqs: Vec<u64> = cloud.records("a", "telemetry").iter().map(|r| r["seq"].as_u64().expect("seq")).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=3001).collect::<Vec<_>>());
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_arrive_and_refusals_go_back() {
+    for version in [Version::V3, Version::V5] {
+        let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
+        let mut gateway = Gateway::start(folder.path(), cloud.port, |config| config.version = version);
+        gateway.is("live", |state| *state == LinkState::Live).await;
+        cloud.publish("devices/a/delta", "{\"setpoint\":21}", true);
+        let order =
+            tokio::time::timeout(Duration::from_secs(5), gateway.orders.recv()).await.expect("comes").expect("runs");
+        assert_eq!(order.device, id("a"));
+        let OrderKind::Delta(delta) = order.what else { panic!("{:?}", order.what) };
+        assert_eq!(delta, json!({ "setpoint": 21 }));
+        order.reply.send(Err(Refusal::new(RefusalCode::OutOfRange, "21 is above 20"))).expect("waits");
+        let told = |seen: &[(String, String)]| {
+            seen.iter().any(|(topic, payload)| topic == "devices/a/errors" && payload.contains("21 is above 20"))
+        };
+        cloud.wait("the refusal", Duration::from_secs(5), told);
+        cloud.publish("devices/b/desired", "no json", false);
+        let told = |seen: &[(String, String)]| {
+            seen.iter().any(|(topic, payload)| topic == "devices/b/errors" && payload.contains("payload-invalid"))
+        };
+        cloud.wait("the second refusal", Duration::from_secs(5), told);
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_was_not_stored_comes_again() {
+    let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
+    let mut gateway = Gateway::start(folder.path(), cloud.port, |_| ());
+    gateway.is("live", |state| *state == LinkState::Live).await;
+    cloud.publish("devices/a/desired", "{\"desired\":{\"x\":1}}", false);
+    let order =
+        tokio::time::timeout(Duration::from_secs(5), gateway.orders.recv()).await.expect("comes").expect("runs");
+    // The gateway goes away before it answers.
+    gateway.stop().await;
+    drop(order);
+    let mut gateway = Gateway::start(folder.path(), cloud.port, |_| ());
+    let order =
+        tokio::time::timeout(Duration::from_secs(5), gateway.orders.recv()).await.expect("comes again").expect("runs");
+    assert!(matches!(order.what, OrderKind::Desired(_)));
+    order.reply.send(Ok(json!({}))).expect("waits");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_dropped_offline_is_declared_and_the_sum_is_whole() {
+    let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
+    let gateway = Gateway::start_capped(folder.path(), 1, 4 << 20, |_| ());
+    let noise: Vec<u8> = (0..3000u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26).collect();
+    let last = 20_000;
+    for n in (1..=last).step_by(100) {
+        let records = (n..n + 100).map(|n| {
+            let noise = String::from_utf8_lossy(&noise[n % 2000..n % 2000 + 700]);
+            let body = format!("{{\"values\":{{\"x\":\"{n}{noise}\",\"n\":{n}}}}}").into();
+            NewRecord { body, ..reading("a", n) }
+        });
+        gateway.store.append(records.collect()).await.expect("stored");
+    }
+    let status = gateway.uplink.log_status().await.expect("status");
+    assert!(status.waiting < last as u64 && status.dropped["quota"] > 0, "{status:?}");
+    gateway.stop().await;
+    let gateway = Gateway::start_capped(folder.path(), cloud.port, 4 << 20, |_| ());
+    cloud.wait("the last", Duration::from_secs(20), arrived("a", last));
+    let mut have: Vec<(u64, u64)> = Vec::new();
+    for gap in cloud.records("gw", "gaps") {
+        assert_eq!((&gap["device"], &gap["cause"]), (&json!("a"), &json!("quota")));
+        have.push((gap["fromSeq"].as_u64().expect("from"), gap["toSeq"].as_u64().expect("to")));
+    }
+    assert!(!have.is_empty());
+    have.extend(cloud.records("a", "telemetry").iter().map(|r| r["seq"].as_u64().expect("seq")).map(|seq| (seq, seq)));
+    have.sort_unstable();
+    let mut next = 1;
+    for (from, to) in have {
+        assert!(from <= next, "{next} to {from} is neither there nor declared");
+        next = next.max(to + 1);
+    }
+    assert_eq!(next, last as u64 + 1);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packet_the_broker_does_not_take_is_split_or_set_aside() {
+    for version in [Version::V3, Version::V5] {
+        let folder = tempfile::tempdir().expect("folder");
+        let cloud = Cloud::start_with("max_packet_size 20000");
+        let gateway = Gateway::start(folder.path(), 1, |config| config.version = version);
+        let big = NewRecord {
+            body: format!("{{\"values\":{{\"x\":\"{}\"}}}}", "y".repeat(50_000)).into(),
+            ..reading("b", 0)
+        };
+        let mut records: Vec<NewRecord> = (1..=2000).map(|n| reading("a", n)).collect();
+        records.insert(1000, big);
+        gateway.store.append(records).await.expect("stored");
+        gateway.stop().await;
+        let gateway = Gateway::start(folder.path(), cloud.port, |config| config.version = version);
+        cloud.wait("the last", Duration::from_secs(40), arrived("a", 2000));
+        is_whole(&cloud, "a", 2000, true);
+        let declared = |seen: &[(String, String)]| {
+            seen.iter().any(|(topic, payload)| topic == "devices/gw/gaps" && payload.contains("too-large"))
+        };
+        cloud.wait("the declaration", Duration::from_secs(20), declared);
+        gateway.is("live", |state| *state == LinkState::Live).await;
+        gateway.stop().await;
+    }
+}
