@@ -19,7 +19,10 @@ pub const AHEAD: usize = 8192;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     pub records: usize,
+    /// A batch is closed at this size.
     pub bytes: usize,
+    /// What is larger cannot be sent at all.
+    pub most: usize,
 }
 
 /// A publish that is ready to go.
@@ -270,7 +273,7 @@ fn publishes(
         let is_late = record.position <= late;
         let mut payload = Vec::with_capacity(record.record.body.len() + 64);
         native.encode(&record, is_late, &mut payload);
-        if payload.len() + 2 > bounds.bytes {
+        if payload.len() + 2 > bounds.most {
             oversize.push(Oversize {
                 lane,
                 position: record.position,
@@ -333,7 +336,7 @@ mod tests {
         Drain::new(native, [0, 0, cursor, 0], [0, 0, newest, 0], live_first)
     }
 
-    const BOUNDS: Bounds = Bounds { records: 100, bytes: 10_000 };
+    const BOUNDS: Bounds = Bounds { records: 100, bytes: 10_000, most: 10_000 };
 
     #[test]
     fn a_device_gets_one_batch_and_keeps_its_order() {

@@ -83,12 +83,14 @@ impl<'r> Session<'r> {
         let newest = *road.store.appended().borrow();
         let announced = max_packet.map_or(usize::MAX, |bytes| (bytes as usize).saturating_sub(HEADERS));
         let bytes = config.batch_bytes.min(announced).min(road.narrow);
-        let most = usize::from(config.in_flight.min(receive_max.unwrap_or(u16::MAX)));
+        // A broker that announces nothing is tried with what MQTT allows.
+        let most = announced.min(256 << 20);
+        let in_flight = usize::from(config.in_flight.min(receive_max.unwrap_or(u16::MAX)));
         let drain = Drain::new(road.native.clone(), cursors, newest, config.live_first);
-        let flights = Flights::new(most, config.unacked_timeout, road.window, now);
+        let flights = Flights::new(in_flight, config.unacked_timeout, road.window, now);
         let inbox = Inbox::new(road.native.clone(), road.orders.clone());
         Ok(Session {
-            bounds: Bounds { records: config.batch, bytes },
+            bounds: Bounds { records: config.batch, bytes, most },
             wire,
             drain,
             flights,
@@ -199,10 +201,14 @@ impl<'r> Session<'r> {
         if !self.road.native.is_ours_alone() {
             let native = &self.road.native;
             for child in now.iter().filter(|child| !self.children.contains(child)) {
-                native.filters_of(child).chunks(FILTERS).for_each(|some| drop(self.wire.subscribe(some)));
+                for some in native.filters_of(child).chunks(FILTERS) {
+                    self.wire.subscribe(some);
+                }
             }
             for child in self.children.iter().filter(|child| !now.contains(child) && **child != self.road.gateway) {
-                native.filters_of(child).iter().for_each(|filter| drop(self.wire.unsubscribe(filter)));
+                for filter in native.filters_of(child) {
+                    self.wire.unsubscribe(&filter);
+                }
             }
         }
         self.road.subscribed = self.road.native.filters(&now);
@@ -245,14 +251,14 @@ impl<'r> Session<'r> {
         let mut oversize = Vec::new();
         let allowed = if self.road.config.backlog_rate == 0 { usize::MAX } else { self.tokens.max(0.0) as usize };
         let lanes = self.road.budget.lanes(clock::now());
-        // What is too large for the window now would hold everything up.
-        let bounds = Bounds { bytes: self.bounds.bytes, records: self.bounds.records };
+        // A batch that takes a slow link longer than it is waited for would never be acknowledged.
+        let bounds = Bounds { bytes: self.bounds.bytes.min(self.flights.window / 2), ..self.bounds };
         let out = self.drain.next(bounds, lanes, allowed, &mut oversize);
         let late: usize = out.iter().filter(|out| out.late).map(|out| out.positions.len()).sum();
         self.tokens -= late as f64;
         self.ready.extend(out);
         for record in oversize {
-            tracing::error!(device = %record.device, seq = record.seq, bytes = record.bytes, most = self.bounds.bytes,
+            tracing::error!(device = %record.device, seq = record.seq, bytes = record.bytes, most = self.bounds.most,
                 "a record is larger than the broker takes; set aside and declared");
             let ts = crate::model::time::Millis(record.ts);
             self.aside(record.device, record.lane, record.seq, ts, record.position, "too-large").await?;

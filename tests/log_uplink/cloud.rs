@@ -108,10 +108,6 @@ impl Cloud {
         }
     }
 
-    pub fn messages(&self) -> Vec<(String, String)> {
-        self.seen.0.lock().expect("lock").clone()
-    }
-
     /// Every record that arrived under `devices/{device}/{rest}`, batches unfolded, in order of arrival.
     pub fn records(&self, device: &str, rest: &str) -> Vec<Json> {
         let topic = format!("devices/{device}/{rest}");

@@ -260,15 +260,21 @@ async fn an_order_that_was_not_stored_comes_again() {
 async fn what_was_dropped_offline_is_declared_and_the_sum_is_whole() {
     let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
     let gateway = Gateway::start_capped(folder.path(), 1, 4 << 20, |_| ());
-    let noise: Vec<u8> = (0..3000u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26).collect();
+    let mut state = 1u64;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'a' + (state >> 33) as u8 % 26)
+    };
     let last = 20_000;
     for n in (1..=last).step_by(100) {
-        let records = (n..n + 100).map(|n| {
-            let noise = String::from_utf8_lossy(&noise[n % 2000..n % 2000 + 700]);
-            let body = format!("{{\"values\":{{\"x\":\"{n}{noise}\",\"n\":{n}}}}}").into();
-            NewRecord { body, ..reading("a", n) }
-        });
-        gateway.store.append(records.collect()).await.expect("stored");
+        let records: Vec<NewRecord> = (n..n + 100)
+            .map(|n| {
+                let noise: String = (0..400).map(|_| letter()).collect();
+                let body = format!("{{\"values\":{{\"x\":\"{noise}\",\"n\":{n}}}}}").into();
+                NewRecord { body, ..reading("a", n) }
+            })
+            .collect();
+        gateway.store.append(records).await.expect("stored");
     }
     let status = gateway.uplink.log_status().await.expect("status");
     assert!(status.waiting < last as u64 && status.dropped["quota"] > 0, "{status:?}");
