@@ -25,6 +25,8 @@ use load::{Source, Sources};
 use problem::Problem;
 use read::{Document, Section};
 
+use crate::model::access::Access;
+
 /// `config/headgate.toml`: every key with its default, for people; a test proves that it means the defaults.
 pub const DOCUMENTED: &str = include_str!("../../config/headgate.toml");
 
@@ -33,6 +35,9 @@ pub const DOCUMENTED: &str = include_str!("../../config/headgate.toml");
 pub struct Config {
     pub gateway: gateway::Gateway,
     pub log: log::LogConfig,
+    pub broker: broker::Broker,
+    /// `access.toml`: grants beside each child's own subtree.
+    pub access: Access,
     pub web: web::WebConfig,
     pub identity: identity::IdentityConfig,
     pub presence: presence::Presence,
@@ -53,6 +58,9 @@ impl Config {
         if let Some(source) = &sources.main {
             problems.extend(with_root(source, |root| config.read_main(root)));
         }
+        if let Some(source) = &sources.access {
+            problems.extend(with_root(source, |root| config.access = access::read(root)));
+        }
         for source in &sources.devices {
             problems.extend(with_root(source, |root| config.read_devices(root)));
         }
@@ -70,6 +78,7 @@ impl Config {
         }
         take(root, "gateway", &mut self.gateway, gateway::Gateway::read);
         take(root, "log", &mut self.log, log::LogConfig::read);
+        take(root, "broker", &mut self.broker, broker::Broker::read);
         take(root, "web", &mut self.web, web::WebConfig::read);
         take(root, "identity", &mut self.identity, identity::IdentityConfig::read);
         take(root, "presence", &mut self.presence, presence::Presence::read);

@@ -41,7 +41,7 @@ pub async fn answer(rooms: Rooms, config: ConfigStatus, question: Question) {
         }
         Question::Commands(id, reply) => drop(reply.send(rooms.commands(&id).await)),
         Question::Updates(reply) => drop(reply.send(Ok(rooms.updates()))),
-        Question::Connections(reply) => drop(reply.send(Ok(Vec::new()))),
+        Question::Connections(reply) => drop(reply.send(Ok(rooms.broker.status()))),
         Question::SetLifecycle { device, lifecycle, door, reply } => {
             let done = rooms.registry.set_lifecycle(&device, lifecycle, door).await;
             rooms.identity.lifecycle_changed(&device);
@@ -78,7 +78,7 @@ impl Rooms {
             notices: self.notices(&log),
             log,
             devices,
-            connections: 0,
+            connections: self.broker.status().iter().filter(|connection| connection.connected).count(),
             config,
             memory: resident(),
         })
@@ -140,12 +140,13 @@ impl Rooms {
     async fn device(&self, id: DeviceId) -> Result<DeviceView, Refusal> {
         let device = self.registry.get(&id).await.ok_or_else(|| unknown(&id))?;
         let values = self.keeper.latest(&id).await;
+        let connection = self.broker.status().into_iter().find(|connection| connection.device == id.as_str());
         let row = self.row(device, values).await?;
         Ok(DeviceView {
             row,
             points: Vec::new(),
             commands: Vec::new(),
-            connection: None,
+            connection,
             config: None,
             drift: Vec::new(),
             address: None,

@@ -24,6 +24,10 @@ impl Built {
             }
             changes.push("certificates and credentials follow the new [identity]".into());
         }
+        if old.access != new.access {
+            self.rooms.broker.set_access(new.access.clone());
+            changes.push(format!("{} grants on the local broker", new.access.grants.len()));
+        }
         if configured(old) != configured(new) || old.presence != new.presence {
             let presence = (old.presence != new.presence).then(|| new.presence.clone());
             self.rooms.registry.sync(configured(new), presence).await;
@@ -45,6 +49,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<Problem> {
     check("gateway.id", old.gateway.id == new.gateway.id);
     check("gateway.state", old.gateway.state == new.gateway.state);
     check("log", old.log == new.log);
+    check("broker", old.broker == new.broker);
     check("web", old.web == new.web);
     check("shadows", old.shadows == new.shadows);
     check("updates", old.updates == new.updates);

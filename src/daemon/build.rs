@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{state::StateFolder, supervise::Supervisor};
 use crate::{
+    broker::{self, Broker},
     bus::{self, ChildEvents, Events, Orders, Question, Questions, WORK},
     clock,
     config::Config,
@@ -29,6 +30,7 @@ pub struct Rooms {
     pub started: Millis,
     pub store: Store,
     pub identity: Identity,
+    pub broker: Broker,
     pub keeper: Keeper,
     pub registry: Registry,
     pub updates: Updates,
@@ -149,6 +151,21 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     .await
     .context("the firmware cache cannot be used")?;
 
+    let broker = broker::start(
+        &config.broker,
+        config.access.clone(),
+        Some(identity.tls().watch()),
+        broker::Ports {
+            identity: identity.clone(),
+            inbound: inbound.clone(),
+            local: local_end,
+            children: children.clone(),
+            store: store.clone(),
+        },
+        &stages.broker,
+    )
+    .await?;
+
     let diagnostics = diagnostics::start(
         diagnostics::Settings {
             gateway: gateway.clone(),
@@ -190,8 +207,20 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         let (tending, stop) = (identity.clone(), stages.work.stopping());
         stages.work.spawn("identity", async move { tending.tend(stop).await });
     }
-    let rooms =
-        Rooms { gateway, started, store, identity, keeper, registry, updates, diagnostics, orders, supervisor, logs };
+    let rooms = Rooms {
+        gateway,
+        started,
+        store,
+        identity,
+        broker,
+        keeper,
+        registry,
+        updates,
+        diagnostics,
+        orders,
+        supervisor,
+        logs,
+    };
     Ok(Built { rooms, stages, web, questions: questions_end, restarts, events, writer, state })
 }
 
