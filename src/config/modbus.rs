@@ -1,1 +1,0 @@
-//! Modbus buses, units and profiles.

@@ -1,0 +1,252 @@
+//! One Modbus device: its unit id, its profile with the file's own changes applied, and what it can take.
+
+use std::{collections::HashSet, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use serde_json::Value as Json;
+
+use super::{
+    kind::{Order, Table},
+    point::{Defaults, ORDERS, Point, parse_range},
+    profile::{Detect, Profile, ProfileCommand, Profiles},
+};
+use crate::{
+    config::read::{Section, parse_duration},
+    model::ids::DeviceId,
+};
+
+/// A unit behind a bus. Points are final here: defaults, profile, overrides and inline registers are folded in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Device {
+    pub id: DeviceId,
+    /// 0 to 255; 1 to 247 on a serial line.
+    pub unit: u8,
+    pub profile: Option<Arc<str>>,
+    /// To the first byte of the reply; the time on the wire is added.
+    pub timeout: Duration,
+    /// More tries after a timeout. Busy answers and damaged frames have three of their own.
+    pub retries: u8,
+    /// Pause this device needs between requests.
+    pub gap: Duration,
+    pub limits: Limits,
+    pub points: Vec<Arc<Point>>,
+    /// Written after each (re)connect.
+    pub setup: Vec<(Arc<str>, Json)>,
+    pub commands: Vec<ProfileCommand>,
+    pub detect: Vec<Detect>,
+    pub tags: Vec<String>,
+    pub groups: Vec<String>,
+}
+
+/// What a read may look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Registers in one read, at most 125.
+    pub max_registers: u16,
+    /// Bits in one read, at most 2000.
+    pub max_bits: u16,
+    /// Unused registers read along to make one request of two.
+    pub merge_gap: u16,
+    /// Unused bits, likewise.
+    pub merge_gap_bits: u16,
+    /// Never asked for.
+    pub forbidden: Vec<(Table, RangeInclusive<u16>)>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_registers: 125, max_bits: 2000, merge_gap: 16, merge_gap_bits: 128, forbidden: Vec::new() }
+    }
+}
+
+impl Limits {
+    pub(super) fn read(section: &Section<'_>) -> PartialLimits {
+        let number = |key, range| section.integer(key, range).and_then(|n| u16::try_from(n).ok());
+        let mut forbidden = Vec::new();
+        for text in section.texts("forbidden") {
+            match parse_range(&text) {
+                Ok(range) => forbidden.push(range),
+                Err(why) => {
+                    section.problem("forbidden", format!("{text:?}: {why}"), "write forbidden = [\"holding:10-20\"]");
+                }
+            }
+        }
+        PartialLimits {
+            max_registers: number("max_registers", 1..=125),
+            max_bits: number("max_bits", 1..=2000),
+            merge_gap: number("merge_gap", 0..=125),
+            merge_gap_bits: number("merge_gap_bits", 0..=2000),
+            forbidden,
+        }
+    }
+}
+
+/// Limits as far as they were written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PartialLimits {
+    max_registers: Option<u16>,
+    max_bits: Option<u16>,
+    merge_gap: Option<u16>,
+    merge_gap_bits: Option<u16>,
+    forbidden: Vec<(Table, RangeInclusive<u16>)>,
+}
+
+impl PartialLimits {
+    fn over(self, bus: &PartialLimits, profile: Option<&Profile>) -> Limits {
+        let usual = Limits::default();
+        let mut forbidden = self.forbidden;
+        forbidden.extend(bus.forbidden.iter().cloned());
+        let profile_registers = profile.and_then(|p| p.max_registers);
+        let profile_gap = profile.and_then(|p| p.merge_gap);
+        Limits {
+            max_registers: self.max_registers.or(profile_registers).or(bus.max_registers).unwrap_or(usual.max_registers),
+            max_bits: self.max_bits.or(bus.max_bits).unwrap_or(usual.max_bits),
+            merge_gap: self.merge_gap.or(profile_gap).or(bus.merge_gap).unwrap_or(usual.merge_gap),
+            merge_gap_bits: self.merge_gap_bits.or(bus.merge_gap_bits).unwrap_or(usual.merge_gap_bits),
+            forbidden,
+        }
+    }
+}
+
+/// What the `[bus]` section says for all its devices.
+pub(super) struct DeviceDefaults {
+    pub timeout: Duration,
+    pub retries: u8,
+    pub order: Option<Order>,
+    pub interval: Option<Duration>,
+    pub limits: PartialLimits,
+}
+
+impl Device {
+    /// A device with nothing but points, for tests and tools.
+    pub fn bare(id: DeviceId, unit: u8, points: Vec<Arc<Point>>) -> Self {
+        Self {
+            id,
+            unit,
+            profile: None,
+            timeout: Duration::from_secs(1),
+            retries: 1,
+            gap: Duration::ZERO,
+            limits: Limits::default(),
+            points,
+            setup: Vec::new(),
+            commands: Vec::new(),
+            detect: Vec::new(),
+            tags: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    pub fn point(&self, name: &str) -> Option<&Arc<Point>> {
+        self.points.iter().find(|p| &*p.name == name)
+    }
+
+    pub(super) fn read(section: &Section<'_>, bus: &DeviceDefaults, profiles: &Profiles) -> Option<Device> {
+        let id = section.parsed("id", "such as id = \"meter-1\"", |text| DeviceId::new(text).map_err(|e| e.to_string()));
+        if !section.has("id") {
+            section.problem("id", "is missing", "give the device an id, such as id = \"meter-1\"");
+        }
+        let unit = section.integer("unit", 0..=255).map(|u| u as u8);
+        if !section.has("unit") {
+            section.problem("unit", "is missing", "give the unit id the device is set to, such as unit = 1");
+        }
+        let profile = section.text("profile").and_then(|name| {
+            let found = profiles.get(&name).cloned();
+            if found.is_none() {
+                let near = profiles.iter().map(|p| &*p.name).filter(|p| p.contains(&*name) || name.contains(p));
+                let near: Vec<&str> = near.take(5).collect();
+                let hint = match near.is_empty() {
+                    true => "see `headgate profile show` for all of them".to_owned(),
+                    false => format!("did you mean one of: {}?", near.join(", ")),
+                };
+                section.problem("profile", format!("there is no profile {name:?}"), hint);
+            }
+            found
+        });
+        let interval = section.duration("interval");
+        let order: Option<Order> = section.parsed("order", ORDERS, str::parse);
+        let points = points(section, bus, profile.as_deref(), interval, order);
+        let limits = Limits::read(section).over(&bus.limits, profile.as_deref());
+        let timeout = section.duration("timeout").or(profile.as_ref().and_then(|p| p.timeout));
+        let gap = section.duration("gap").or(profile.as_ref().and_then(|p| p.gap));
+        let retries = section.integer("retries", 0..=10).map_or(bus.retries, |n| n as u8);
+        let (tags, groups) = (section.texts("tags"), section.texts("groups"));
+        if points.is_empty() && (profile.is_some() || !section.has("profile")) {
+            section.problem("register", "the device has nothing to read", "name a profile or add [[device.register]]");
+        }
+        let mut device = Device::bare(id?, unit?, points);
+        device.timeout = timeout.unwrap_or(bus.timeout).max(Duration::from_millis(1));
+        device.retries = retries;
+        device.gap = gap.unwrap_or_default();
+        device.limits = limits;
+        (device.tags, device.groups) = (tags, groups);
+        if let Some(profile) = profile {
+            device.profile = Some(profile.name.clone());
+            device.setup = profile.setup.clone();
+            device.commands = profile.commands.clone();
+            device.detect = profile.detect.clone();
+        }
+        Some(device)
+    }
+}
+
+/// The profile's points with `interval`, `intervals`, `only` and `skip` applied, then the device's own registers.
+fn points(
+    section: &Section<'_>,
+    bus: &DeviceDefaults,
+    profile: Option<&Profile>,
+    interval: Option<Duration>,
+    order: Option<Order>,
+) -> Vec<Arc<Point>> {
+    let (only, skip) = (section.texts("only"), section.texts("skip"));
+    let intervals = section.entries("intervals");
+    let mut points: Vec<Arc<Point>> = Vec::new();
+    let known: HashSet<&str> = profile.iter().flat_map(|p| p.points.iter()).map(|p| &*p.name).collect();
+    let needed: HashSet<&str> =
+        profile.iter().flat_map(|p| p.points.iter()).filter_map(|p| p.scale_from.as_deref()).collect();
+    if profile.is_some() {
+        let named = only.iter().map(|n| ("only", n)).chain(skip.iter().map(|n| ("skip", n)));
+        for (key, name) in named.chain(intervals.iter().map(|(n, _)| ("intervals", n))) {
+            if !known.contains(name.as_str()) {
+                section.problem(key, format!("{name:?} is not in the profile"), "see `headgate profile show` for its names");
+            }
+        }
+    }
+    for point in profile.iter().flat_map(|p| p.points.iter()) {
+        let named = |list: &[String]| list.iter().any(|n| **n == *point.name);
+        if (!only.is_empty() && !named(&only) && !needed.contains(&*point.name)) || named(&skip) {
+            continue;
+        }
+        let mut point = Arc::clone(point);
+        // A device-wide interval speeds up or slows down what is telemetry; state keeps the profile's own pace.
+        if let Some(interval) = interval
+            && point.class != super::point::Class::State
+        {
+            Arc::make_mut(&mut point).interval = interval;
+        }
+        if let Some(order) = order {
+            Arc::make_mut(&mut point).order = order;
+        }
+        points.push(point);
+    }
+    let defaults = Defaults {
+        order: order.or(bus.order).unwrap_or_default(),
+        interval: interval.or(bus.interval).unwrap_or(Duration::from_secs(10)),
+    };
+    for section in section.sections("register") {
+        section.text("source");
+        let Some(point) = Point::read(&section, &defaults) else { continue };
+        points.retain(|p| p.name != point.name);
+        points.push(Arc::new(point));
+    }
+    for (name, value) in intervals {
+        let parsed = value.as_str().ok_or_else(|| "is not a text".to_owned()).and_then(parse_duration);
+        match (parsed, points.iter_mut().find(|p| *p.name == *name)) {
+            (Ok(interval), Some(point)) => Arc::make_mut(point).interval = interval,
+            (Ok(_), None) => {}
+            (Err(why), _) => {
+                section.problem("intervals", format!("{name} = {value}: {why}"), "write intervals = { voltage = \"1s\" }");
+            }
+        }
+    }
+    points
+}

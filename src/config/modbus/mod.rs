@@ -1,0 +1,277 @@
+//! Modbus buses and the devices on them, as a file of `devices.d` says: one `[bus]` and its `[[device]]`s.
+
+pub mod device;
+pub mod kind;
+pub mod point;
+pub mod profile;
+mod shipped;
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+
+pub use device::{Device, Limits};
+
+use self::{device::DeviceDefaults, kind::Order, point::ORDERS, profile::Profiles};
+use crate::config::read::Section;
+
+/// A port or an endpoint with the units behind it: everything that shares one wire.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bus {
+    pub name: Arc<str>,
+    pub link: Link,
+    pub framing: Framing,
+    /// Least pause between a reply and the next request; the 3.5 characters of a serial line come on top.
+    pub gap: Duration,
+    /// Pause after a broadcast.
+    pub turnaround: Duration,
+    /// Replies whose transaction id is not the request's are taken (some endpoints never echo it).
+    pub any_transaction: bool,
+    /// What is sent comes back first (two-wire adapters with local echo).
+    pub echo: bool,
+    pub devices: Vec<Arc<Device>>,
+}
+
+/// How frames are told apart on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// MBAP header with transaction ids.
+    Tcp,
+    /// Address, PDU, CRC-16.
+    Rtu,
+    /// Colon, hexadecimal digits, LRC, CR LF.
+    Ascii,
+}
+
+/// What frames travel over.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Link {
+    /// `host:port`, tried in this order.
+    Tcp { addresses: Vec<String>, tls: Option<Tls> },
+    /// Waits here for the device (a cellular modem, a serial server) to dial in.
+    Listen { address: String },
+    Serial(Serial),
+}
+
+/// Modbus/TCP Security: mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// The name in the server's certificate where it differs from the address.
+    pub server_name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serial {
+    /// Best a stable name below `/dev/serial/by-id/`.
+    pub port: PathBuf,
+    pub baud: u32,
+    pub parity: Parity,
+    pub data_bits: u8,
+    pub stop_bits: u8,
+    pub rts: Rts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Parity {
+    None,
+    Even,
+    Odd,
+}
+
+/// Who turns an RS-485 transceiver round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rts {
+    /// The adapter or the kernel does.
+    None,
+    /// RTS is high while sending.
+    High,
+    /// RTS is low while sending.
+    Low,
+}
+
+impl Serial {
+    /// Bits of one character on the wire, start, parity and stop bits included.
+    pub fn bits_per_character(&self) -> u32 {
+        1 + u32::from(self.data_bits) + u32::from(self.parity != Parity::None) + u32::from(self.stop_bits)
+    }
+
+    /// Time of `characters` on the wire.
+    pub fn time_of(&self, characters: usize) -> Duration {
+        let bits = u64::from(self.bits_per_character()) * characters as u64;
+        Duration::from_nanos(bits * 1_000_000_000 / u64::from(self.baud.max(1)))
+    }
+
+    /// The silence between frames: 3.5 characters, 1.75 ms above 19200 baud (Modbus over Serial Line V1.02, 2.5.1.1).
+    pub fn silence(&self) -> Duration {
+        if self.baud > 19_200 { Duration::from_micros(1750) } else { self.time_of(7) / 2 }
+    }
+
+    /// Such as `9600 8N1`.
+    pub fn line(&self) -> String {
+        let parity = match self.parity {
+            Parity::None => 'N',
+            Parity::Even => 'E',
+            Parity::Odd => 'O',
+        };
+        format!("{} {}{parity}{}", self.baud, self.data_bits, self.stop_bits)
+    }
+}
+
+impl Bus {
+    /// A bus without devices, for tools and tests.
+    pub fn bare(name: &str, link: Link, framing: Framing) -> Self {
+        Self {
+            name: name.into(),
+            link,
+            framing,
+            gap: Duration::ZERO,
+            turnaround: Duration::from_millis(100),
+            any_transaction: false,
+            echo: false,
+            devices: Vec::new(),
+        }
+    }
+
+    pub fn serial(&self) -> Option<&Serial> {
+        match &self.link {
+            Link::Serial(serial) => Some(serial),
+            _ => None,
+        }
+    }
+
+    /// Whether the wire itself (not the devices on it) is the same.
+    pub fn same_wire(&self, other: &Bus) -> bool {
+        self.link == other.link && self.framing == other.framing && self.echo == other.echo
+    }
+}
+
+const PROTOCOLS: [(&str, Framing); 4] = [
+    ("modbus-tcp", Framing::Tcp),
+    ("modbus-rtu", Framing::Rtu),
+    ("modbus-rtu-over-tcp", Framing::Rtu),
+    ("modbus-ascii", Framing::Ascii),
+];
+
+/// Reads a file of `devices.d`: its `[bus]` and all its `[[device]]`s. `None` where the wire itself is not clear.
+pub fn read(root: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
+    let Some(section) = root.section("bus") else {
+        root.problem("bus", "there is no [bus] section", "begin with [bus] and say protocol and address or port");
+        root.sections("device");
+        return None;
+    };
+    let bus = read_bus(&section);
+    let defaults = DeviceDefaults {
+        timeout: section.duration("timeout").unwrap_or(Duration::from_secs(1)),
+        retries: section.integer("retries", 0..=10).map_or(1, |n| n as u8),
+        order: section.parsed("order", ORDERS, str::parse::<Order>),
+        interval: section.duration("interval"),
+        limits: Limits::read(&section),
+    };
+    let mut devices = Vec::new();
+    let (mut ids, mut units) = (HashSet::new(), HashSet::new());
+    for section in root.sections("device") {
+        let Some(device) = Device::read(&section, &defaults, profiles) else { continue };
+        if !ids.insert(device.id.clone()) {
+            section.problem("id", format!("{:?} is there twice", device.id), "each device needs an id of its own");
+        }
+        if !units.insert(device.unit) {
+            // Two device entries may share a unit on purpose (a meter and its relay), so this is not a problem.
+            tracing::debug!(unit = device.unit, "two devices share a unit id");
+        }
+        devices.push(Arc::new(device));
+    }
+    let mut bus = bus?;
+    bus.devices = devices;
+    Some(bus)
+}
+
+fn read_bus(section: &Section<'_>) -> Option<Bus> {
+    if !section.has("protocol") {
+        section.problem("protocol", "is missing", "one of modbus-tcp, modbus-rtu, modbus-rtu-over-tcp, modbus-ascii");
+    }
+    let protocol = section.text("protocol");
+    let framing = section.choice("protocol", &PROTOCOLS);
+    let address = section.text("address");
+    let backup = section.text("backup_address");
+    let listen = section.text("listen");
+    let port = section.text("port");
+    let tls = section.section("tls").and_then(|tls| read_tls(&tls));
+    let serial = read_serial(section, port.as_deref());
+    let (gap, turnaround) = (section.duration("gap"), section.duration("turnaround"));
+    let any_transaction = section.choice("transaction_id", &[("check", false), ("ignore", true)]);
+    let echo = section.bool("echo");
+    let name = section.text("name");
+    let framing = framing?;
+    let over_tcp = matches!(protocol.as_deref(), Some("modbus-tcp" | "modbus-rtu-over-tcp"));
+    let link = if over_tcp {
+        let default_port = if tls.is_some() { 802 } else { 502 };
+        if port.is_some() {
+            section.problem("port", "a serial port on a TCP bus", "give address = \"192.0.2.7:502\" instead");
+        }
+        match (address, listen) {
+            (Some(address), _) => {
+                let addresses = [Some(address), backup].into_iter().flatten();
+                Link::Tcp { addresses: addresses.map(|a| with_port(&a, default_port)).collect(), tls }
+            }
+            (None, Some(listen)) => Link::Listen { address: with_port(&listen, default_port) },
+            (None, None) => {
+                section.problem("address", "is missing", "say where the device listens, such as address = \"192.0.2.7:502\"");
+                return None;
+            }
+        }
+    } else {
+        let Some(serial) = serial else {
+            section.problem("port", "is missing", "name the serial port, best a stable one: port = \"/dev/serial/by-id/usb-…\"");
+            return None;
+        };
+        Link::Serial(serial)
+    };
+    let fallback = match &link {
+        Link::Tcp { addresses, .. } => addresses.first().cloned().unwrap_or_default(),
+        Link::Listen { address } => address.clone(),
+        Link::Serial(serial) => serial.port.display().to_string(),
+    };
+    Some(Bus {
+        gap: gap.unwrap_or_default(),
+        turnaround: turnaround.unwrap_or(Duration::from_millis(100)),
+        any_transaction: any_transaction.unwrap_or(false),
+        echo: echo.unwrap_or(false),
+        ..Bus::bare(name.as_deref().unwrap_or(&fallback), link, framing)
+    })
+}
+
+fn read_serial(section: &Section<'_>, port: Option<&str>) -> Option<Serial> {
+    let parities = [("none", Parity::None), ("even", Parity::Even), ("odd", Parity::Odd)];
+    let rts = [("none", Rts::None), ("high", Rts::High), ("low", Rts::Low)];
+    let parity = section.choice("parity", &parities).unwrap_or(Parity::None);
+    let serial = Serial {
+        port: PathBuf::from(port.unwrap_or_default()),
+        baud: section.integer("baud", 300..=4_000_000).map_or(9600, |b| b as u32),
+        parity,
+        data_bits: section.integer("data_bits", 7..=8).map_or(8, |b| b as u8),
+        stop_bits: section.integer("stop_bits", 1..=2).map_or(1, |b| b as u8),
+        rts: section.choice("rts", &rts).unwrap_or(Rts::None),
+    };
+    port.is_some().then_some(serial)
+}
+
+fn read_tls(section: &Section<'_>) -> Option<Tls> {
+    let hint = "Modbus/TCP Security needs ca, certificate and key (PEM files)";
+    let path = |key| section.required_text(key, hint).map(PathBuf::from);
+    let (ca, certificate, key) = (path("ca"), path("certificate"), path("key"));
+    let server_name = section.text("server_name");
+    Some(Tls { ca: ca?, certificate: certificate?, key: key?, server_name })
+}
+
+/// `host` or `host:port` or `[v6]:port`.
+fn with_port(address: &str, port: u16) -> String {
+    let tail = address.rsplit_once(']').map_or(address, |(_, tail)| tail);
+    match tail.rsplit_once(':') {
+        Some((_, digits)) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => address.to_owned(),
+        _ => format!("{address}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
