@@ -10,7 +10,10 @@ use super::{
     profile::{Detect, Profile, ProfileCommand, Profiles},
 };
 use crate::{
-    config::read::{Section, parse_duration},
+    config::{
+        device::Common,
+        read::{Section, parse_duration},
+    },
     model::ids::DeviceId,
 };
 
@@ -33,8 +36,8 @@ pub struct Device {
     pub setup: Vec<(Arc<str>, Json)>,
     pub commands: Vec<ProfileCommand>,
     pub detect: Vec<Detect>,
-    pub tags: Vec<String>,
-    pub groups: Vec<String>,
+    /// Id, type, tags and groups, as every device has them.
+    pub common: Common,
 }
 
 /// What a read may look like.
@@ -98,7 +101,11 @@ impl PartialLimits {
         let profile_registers = profile.and_then(|p| p.max_registers);
         let profile_gap = profile.and_then(|p| p.merge_gap);
         Limits {
-            max_registers: self.max_registers.or(profile_registers).or(bus.max_registers).unwrap_or(usual.max_registers),
+            max_registers: self
+                .max_registers
+                .or(profile_registers)
+                .or(bus.max_registers)
+                .unwrap_or(usual.max_registers),
             max_bits: self.max_bits.or(bus.max_bits).unwrap_or(usual.max_bits),
             merge_gap: self.merge_gap.or(profile_gap).or(bus.merge_gap).unwrap_or(usual.merge_gap),
             merge_gap_bits: self.merge_gap_bits.or(bus.merge_gap_bits).unwrap_or(usual.merge_gap_bits),
@@ -119,6 +126,8 @@ pub(super) struct DeviceDefaults {
 impl Device {
     /// A device with nothing but points, for tests and tools.
     pub fn bare(id: DeviceId, unit: u8, points: Vec<Arc<Point>>) -> Self {
+        let (kind, tags, groups) = (String::new(), Vec::new(), Vec::new());
+        let common = Common { id: id.clone(), kind, tags, groups, expect_every: None };
         Self {
             id,
             unit,
@@ -131,8 +140,7 @@ impl Device {
             setup: Vec::new(),
             commands: Vec::new(),
             detect: Vec::new(),
-            tags: Vec::new(),
-            groups: Vec::new(),
+            common,
         }
     }
 
@@ -141,10 +149,7 @@ impl Device {
     }
 
     pub(super) fn read(section: &Section<'_>, bus: &DeviceDefaults, profiles: &Profiles) -> Option<Device> {
-        let id = section.parsed("id", "such as id = \"meter-1\"", |text| DeviceId::new(text).map_err(|e| e.to_string()));
-        if !section.has("id") {
-            section.problem("id", "is missing", "give the device an id, such as id = \"meter-1\"");
-        }
+        let common = Common::read(section);
         let unit = section.integer("unit", 0..=255).map(|u| u as u8);
         if !section.has("unit") {
             section.problem("unit", "is missing", "give the unit id the device is set to, such as unit = 1");
@@ -169,22 +174,25 @@ impl Device {
         let timeout = section.duration("timeout").or(profile.as_ref().and_then(|p| p.timeout));
         let gap = section.duration("gap").or(profile.as_ref().and_then(|p| p.gap));
         let retries = section.integer("retries", 0..=10).map_or(bus.retries, |n| n as u8);
-        let (tags, groups) = (section.texts("tags"), section.texts("groups"));
         if points.is_empty() && (profile.is_some() || !section.has("profile")) {
             section.problem("register", "the device has nothing to read", "name a profile or add [[device.register]]");
         }
-        let mut device = Device::bare(id?, unit?, points);
+        let mut common = common?;
+        let mut device = Device::bare(common.id.clone(), unit?, points);
         device.timeout = timeout.unwrap_or(bus.timeout).max(Duration::from_millis(1));
         device.retries = retries;
         device.gap = gap.unwrap_or_default();
         device.limits = limits;
-        (device.tags, device.groups) = (tags, groups);
         if let Some(profile) = profile {
+            if common.kind.is_empty() {
+                common.kind = profile.name.to_string();
+            }
             device.profile = Some(profile.name.clone());
             device.setup = profile.setup.clone();
             device.commands = profile.commands.clone();
             device.detect = profile.detect.clone();
         }
+        device.common = common;
         Some(device)
     }
 }
@@ -207,7 +215,11 @@ fn points(
         let named = only.iter().map(|n| ("only", n)).chain(skip.iter().map(|n| ("skip", n)));
         for (key, name) in named.chain(intervals.iter().map(|(n, _)| ("intervals", n))) {
             if !known.contains(name.as_str()) {
-                section.problem(key, format!("{name:?} is not in the profile"), "see `headgate profile show` for its names");
+                section.problem(
+                    key,
+                    format!("{name:?} is not in the profile"),
+                    "see `headgate profile show` for its names",
+                );
             }
         }
     }
@@ -244,7 +256,11 @@ fn points(
             (Ok(interval), Some(point)) => Arc::make_mut(point).interval = interval,
             (Ok(_), None) => {}
             (Err(why), _) => {
-                section.problem("intervals", format!("{name} = {value}: {why}"), "write intervals = { voltage = \"1s\" }");
+                section.problem(
+                    "intervals",
+                    format!("{name} = {value}: {why}"),
+                    "write intervals = { voltage = \"1s\" }",
+                );
             }
         }
     }

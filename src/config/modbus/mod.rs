@@ -45,10 +45,30 @@ pub enum Framing {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Link {
     /// `host:port`, tried in this order.
-    Tcp { addresses: Vec<String>, tls: Option<Tls> },
+    Tcp {
+        addresses: Vec<String>,
+        tls: Option<Tls>,
+    },
     /// Waits here for the device (a cellular modem, a serial server) to dial in.
-    Listen { address: String },
+    Listen {
+        address: String,
+    },
     Serial(Serial),
+}
+
+impl Link {
+    /// Whether a person would call it that: the port's path (or what it points at), or one of its addresses.
+    pub fn is_called(&self, name: &str) -> bool {
+        match self {
+            Link::Tcp { addresses, .. } => addresses.iter().any(|a| a == name || *a == with_port(name, 502)),
+            Link::Listen { address } => address == name,
+            Link::Serial(serial) => {
+                let real = |path: &std::path::Path| std::fs::canonicalize(path).ok();
+                let asked = std::path::Path::new(name);
+                serial.port == asked || (real(asked).is_some() && real(asked) == real(&serial.port))
+            }
+        }
+    }
 }
 
 /// Modbus/TCP Security: mutual TLS.
@@ -105,6 +125,24 @@ impl Serial {
     /// The silence between frames: 3.5 characters, 1.75 ms above 19200 baud (Modbus over Serial Line V1.02, 2.5.1.1).
     pub fn silence(&self) -> Duration {
         if self.baud > 19_200 { Duration::from_micros(1750) } else { self.time_of(7) / 2 }
+    }
+
+    /// The same port with other settings, such as `19200 8E1`.
+    pub fn with_line(&self, text: &str) -> Option<Serial> {
+        let (baud, format) = text.trim().split_once(' ')?;
+        let parity = match format.as_bytes().get(1)? {
+            b'N' => Parity::None,
+            b'E' => Parity::Even,
+            b'O' => Parity::Odd,
+            _ => return None,
+        };
+        let digit = |at: usize, allowed: [u8; 2]| {
+            let digit = format.as_bytes().get(at)?.wrapping_sub(b'0');
+            allowed.contains(&digit).then_some(digit)
+        };
+        let (data_bits, stop_bits) = (digit(0, [7, 8])?, digit(2, [1, 2])?);
+        let baud = baud.parse().ok().filter(|baud| (300..=4_000_000).contains(baud))?;
+        Some(Serial { baud, parity, data_bits, stop_bits, ..self.clone() })
     }
 
     /// Such as `9600 8N1`.
@@ -216,13 +254,21 @@ fn read_bus(section: &Section<'_>) -> Option<Bus> {
             }
             (None, Some(listen)) => Link::Listen { address: with_port(&listen, default_port) },
             (None, None) => {
-                section.problem("address", "is missing", "say where the device listens, such as address = \"192.0.2.7:502\"");
+                section.problem(
+                    "address",
+                    "is missing",
+                    "say where the device listens, such as address = \"192.0.2.7:502\"",
+                );
                 return None;
             }
         }
     } else {
         let Some(serial) = serial else {
-            section.problem("port", "is missing", "name the serial port, best a stable one: port = \"/dev/serial/by-id/usb-…\"");
+            section.problem(
+                "port",
+                "is missing",
+                "name the serial port, best a stable one: port = \"/dev/serial/by-id/usb-…\"",
+            );
             return None;
         };
         Link::Serial(serial)

@@ -165,7 +165,11 @@ impl Point {
         }
         if point.table.is_bits() {
             if !matches!(kind, None | Some(Kind::Bool)) {
-                section.problem("type", format!("{} in a table of bits", point.kind), "a coil or discrete input is a bool");
+                section.problem(
+                    "type",
+                    format!("{} in a table of bits", point.kind),
+                    "a coil or discrete input is a bool",
+                );
             }
             point.kind = Kind::Bool;
         }
@@ -195,8 +199,7 @@ impl Point {
 
 const TYPES: &str = "one of bool, u8 u16 u24 u32 u48 u64, i8 … i64, f16 f32 f64, bcd16 bcd32 bcd48 bcd64, sm16 sm32 sm64, \
 q8.8 q16.16, text:N, raw:N (N registers), date-unix, date-ymdhms, date-iec870";
-pub(super) const ORDERS: &str =
-    "one of ABCD (highest byte first, the usual), CDAB (low word first), BADC (bytes swapped), DCBA (all reversed), or the eight letters of a 64-bit value";
+pub(super) const ORDERS: &str = "one of ABCD (highest byte first, the usual), CDAB (low word first), BADC (bytes swapped), DCBA (all reversed), or the eight letters of a 64-bit value";
 
 /// `table` + `address`, or the maker's `reference` (30001, 40001, 400001, 1, 10001).
 fn place(section: &Section<'_>) -> Option<(Table, u16)> {
@@ -215,7 +218,11 @@ fn place(section: &Section<'_>) -> Option<(Table, u16)> {
                 300_001..=365_536 => (Table::Input, 300_001),
                 400_001..=465_536 => (Table::Holding, 400_001),
                 _ => {
-                    section.problem("reference", reference.to_string(), "use table = \"holding\" and address = 0 … 65535 instead");
+                    section.problem(
+                        "reference",
+                        reference.to_string(),
+                        "use table = \"holding\" and address = 0 … 65535 instead",
+                    );
                     return None;
                 }
             };
@@ -226,7 +233,8 @@ fn place(section: &Section<'_>) -> Option<(Table, u16)> {
             None
         }
         (None, None) => {
-            let hint = "give the zero-based address as on the wire (address = 12), or the maker's number (reference = 40013)";
+            let hint =
+                "give the zero-based address as on the wire (address = 12), or the maker's number (reference = 40013)";
             section.problem("address", "is missing", hint);
             None
         }
@@ -291,7 +299,11 @@ fn access(section: &Section<'_>, point: &mut Point) {
         section.problem("write_function", format!("{function:?}"), "one of 5, 6, 15, 16, 22");
     }
     if point.writable() && matches!(point.table, Table::Input | Table::Discrete) && point.write.address.is_none() {
-        section.problem("access", format!("\"rw\" in table {}", point.table.word()), "only holding and coil can be written; give write_address where the device writes elsewhere");
+        section.problem(
+            "access",
+            format!("\"rw\" in table {}", point.table.word()),
+            "only holding and coil can be written; give write_address where the device writes elsewhere",
+        );
     }
     if let (Some(min), Some(max)) = (point.write.min, point.write.max)
         && min > max

@@ -106,7 +106,11 @@ fn read(root: &Section<'_>) -> Option<Profile> {
     let known = |section: &Section<'_>, writes: &[(Arc<str>, Json)]| {
         for (name, _) in writes {
             if !points.iter().any(|p| p.name == *name && p.writable()) {
-                section.problem("write", format!("{name:?} is no writable register here"), "name a [[register]] with access = \"rw\" or \"w\"");
+                section.problem(
+                    "write",
+                    format!("{name:?} is no writable register here"),
+                    "name a [[register]] with access = \"rw\" or \"w\"",
+                );
             }
         }
     };
@@ -154,7 +158,11 @@ fn check_links(root: &Section<'_>, points: &[Arc<Point>]) {
         if let Some(from) = &point.scale_from
             && !points.iter().any(|p| p.name == *from)
         {
-            root.problem("register", format!("{}: scale_from = {from:?} is not a register here", point.name), "add that register");
+            root.problem(
+                "register",
+                format!("{}: scale_from = {from:?} is not a register here", point.name),
+                "add that register",
+            );
         }
     }
 }
@@ -175,7 +183,11 @@ fn detect(section: &Section<'_>, defaults: &Defaults) -> Option<Detect> {
     let equals = section.number("equals");
     let (min, max) = (section.number("min").or(equals), section.number("max").or(equals));
     let Some(address) = address else {
-        section.problem("address", "is missing", "a [[detect]] has object, sunspec, or address with equals, min/max or contains");
+        section.problem(
+            "address",
+            "is missing",
+            "a [[detect]] has object, sunspec, or address with equals, min/max or contains",
+        );
         return None;
     };
     let mut point = Box::new(Point::plain("detect", table, address, kind));
@@ -184,7 +196,11 @@ fn detect(section: &Section<'_>, defaults: &Defaults) -> Option<Detect> {
         (Some(contains), _, _) => Some(Detect::Text { point, contains }),
         (None, Some(min), Some(max)) => Some(Detect::Between { point, min, max }),
         _ => {
-            section.problem("equals", "is missing", "say what must be read: equals = 33, min and max, or contains = \"text\"");
+            section.problem(
+                "equals",
+                "is missing",
+                "say what must be read: equals = 33, min and max, or contains = \"text\"",
+            );
             None
         }
     }

@@ -77,7 +77,14 @@ address = 70000
     );
     assert!(bus.is_none());
     let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    for part in ["did you mean \"modbus-tcp\"", "may not contain ' '", "found 300", "eastron-sdm630", "\"u31\": is not a type", "found 70000"] {
+    for part in [
+        "did you mean \"modbus-tcp\"",
+        "may not contain ' '",
+        "found 300",
+        "eastron-sdm630",
+        "\"u31\": is not a type",
+        "found 70000",
+    ] {
         assert!(text.iter().any(|line| line.contains(part)), "{part} is missing in {text:#?}");
     }
 }

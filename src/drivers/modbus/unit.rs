@@ -1,0 +1,313 @@
+//! One unit of a bus as it is now: its plan, its health, the last values, what it taught. No wire.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    codec,
+    health::Health,
+    plan::{self, Block, Group, Learned},
+    report::Filter,
+    schedule::again,
+    status::{Counters, Cycle, UnitStatus},
+};
+use crate::{
+    config::modbus::{
+        Device,
+        point::{Class, Point},
+    },
+    model::{
+        reading::{Quality, Sample, Value},
+        time::Millis,
+    },
+};
+
+/// After how long a register that was refused is asked for again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub struct Unit {
+    pub device: Arc<Device>,
+    /// The device's points with model-relative addresses resolved.
+    pub points: Vec<Arc<Point>>,
+    pub groups: Vec<Group>,
+    pub paces: Vec<Pace>,
+    pub health: Health,
+    pub learned: Learned,
+    pub generation: u32,
+    pub counters: Counters,
+    pub last_heard: Option<Millis>,
+    /// Why it is away.
+    pub reason: Option<Arc<str>>,
+    /// Set-up registers were written since it came online.
+    pub set_up: bool,
+    /// Addresses of SunSpec models were found (or none are needed).
+    pub located: bool,
+    /// Its last answer was still "busy" after all retries.
+    pub busy: bool,
+    /// Slowest answer seen: a probe waits twice that long.
+    pub slowest: Duration,
+    states: Vec<PointState>,
+    exponents: HashMap<Arc<str>, i32>,
+}
+
+/// Measured pace of a group.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    begun: Option<Instant>,
+    mean_ms: f64,
+    pub missed: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct PointState {
+    filter: Filter,
+    /// The last good value and when it was measured.
+    last: Option<(Value, Millis)>,
+    /// Last value reported into the shadow.
+    reported: Option<Value>,
+    refused: Option<(Instant, Arc<str>)>,
+}
+
+/// What a block brought: samples for the log, values for the shadow.
+#[derive(Debug, Default)]
+pub struct Taken {
+    pub samples: Vec<Sample>,
+    pub reported: Vec<(Arc<str>, Value)>,
+    pub values: u64,
+}
+
+impl Unit {
+    pub fn new(device: Arc<Device>, learned: Learned, now: Instant) -> Self {
+        let points = device.points.clone();
+        let located = points.iter().all(|point| point.model.is_none());
+        let mut unit = Self {
+            states: vec![PointState::default(); points.len()],
+            device,
+            points,
+            groups: Vec::new(),
+            paces: Vec::new(),
+            health: Health::new(now),
+            learned,
+            generation: 0,
+            counters: Counters::default(),
+            last_heard: None,
+            reason: None,
+            set_up: false,
+            located,
+            busy: false,
+            slowest: Duration::ZERO,
+            exponents: HashMap::new(),
+        };
+        unit.replan();
+        unit
+    }
+
+    /// Plans anew, after a lesson or when addresses became known. Entries of the old plan in the schedule are void.
+    pub fn replan(&mut self) {
+        let points = self.points.iter().map(Arc::as_ref);
+        self.groups = if self.located { plan::plan(points, &self.device.limits, &self.learned) } else { Vec::new() };
+        self.paces.resize(self.groups.len(), Pace::default());
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// SunSpec models were found at these addresses: points of models that are not there are dropped.
+    pub fn locate(&mut self, models: &BTreeMap<u16, u16>) {
+        let resolved = self.device.points.iter().filter_map(|point| match point.model {
+            None => Some(point.clone()),
+            Some(model) => {
+                let base = models.get(&model)?;
+                let mut point = Arc::clone(point);
+                Arc::make_mut(&mut point).address = base.checked_add(point.address)?;
+                Some(point)
+            }
+        });
+        self.points = resolved.collect();
+        self.states = vec![PointState::default(); self.points.len()];
+        self.located = true;
+        self.replan();
+    }
+
+    pub fn point(&self, name: &str) -> Option<&Arc<Point>> {
+        self.points.iter().find(|p| &*p.name == name)
+    }
+
+    pub fn point_at(&self, index: u32) -> &Point {
+        &self.points[index as usize]
+    }
+
+    /// The smallest request of the plan, to see whether the unit is there.
+    pub fn cheapest(&self) -> Option<Block> {
+        let blocks = self.groups.iter().flat_map(|group| &group.blocks);
+        blocks.min_by_key(|block| (block.count, block.address)).cloned()
+    }
+
+    /// How long a probe waits: twice the slowest answer ever seen.
+    pub fn probe_timeout(&self) -> Duration {
+        let timeout = self.device.timeout;
+        if self.slowest.is_zero() { timeout } else { (self.slowest * 2).max(Duration::from_millis(250)).min(timeout) }
+    }
+
+    /// Power of ten for a point with a scale factor point.
+    pub fn exponent(&self, point: &Point) -> Option<i32> {
+        self.exponents.get(point.scale_from.as_ref()?).copied()
+    }
+
+    /// Blocks of a group that are worth asking: those whose only points were refused lately are left out.
+    pub fn worth_asking(&self, block: &Block, now: Instant) -> bool {
+        block.points.iter().any(|index| {
+            let state = &self.states[*index as usize];
+            state.refused.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= REFUSED_PAUSE)
+        })
+    }
+
+    /// Notes the beginning of a cycle.
+    pub fn begin_cycle(&mut self, group: usize, due: Instant, now: Instant) {
+        let Some(interval) = self.groups.get(group).map(|g| g.interval) else { return };
+        let pace = &mut self.paces[group];
+        if let Some(begun) = pace.begun.replace(now) {
+            let took = now.saturating_duration_since(begun).as_secs_f64() * 1000.0;
+            pace.mean_ms = if pace.mean_ms == 0.0 { took } else { pace.mean_ms * 0.8 + took * 0.2 };
+        }
+        let next = again(due, interval, now);
+        if !interval.is_zero() {
+            let beats = next.saturating_duration_since(due).as_nanos() / interval.as_nanos().max(1);
+            pace.missed += u64::try_from(beats.saturating_sub(1)).unwrap_or(0);
+        }
+    }
+
+    /// Takes the words or bits of a block. `get` gives the registers of an offset and count, or one bit.
+    pub fn take(&mut self, block: &Block, reply: &[u8], ts: Millis, now: Instant) -> Taken {
+        let registers = if block.table.is_bits() { Vec::new() } else { super::pdu::registers(reply) };
+        let mut taken = Taken::default();
+        // Scale factors first: values of the same block need them.
+        for index in &block.points {
+            let point = &self.points[*index as usize];
+            if self.points.iter().any(|p| p.scale_from.as_ref() == Some(&point.name)) {
+                let from = usize::from(point.address - block.address);
+                if let Some(Ok(Value::Int(exponent))) = registers.get(from..).map(|r| codec::decode(point, r, None)) {
+                    self.exponents.insert(point.name.clone(), exponent as i32);
+                }
+            }
+        }
+        for index in &block.points {
+            let point = self.points[*index as usize].clone();
+            let from = usize::from(point.address - block.address);
+            let decoded = if block.table.is_bits() {
+                super::pdu::bit(reply, from).map(|bit| codec::decode_bit(&point, bit)).ok_or(codec::NoValue::Short)
+            } else {
+                let exponent = self.exponent(&point);
+                registers.get(from..).map_or(Err(codec::NoValue::Short), |r| codec::decode(&point, r, exponent))
+            };
+            taken.values += u64::from(decoded.is_ok());
+            let quality = decoded.as_ref().err().map(|why| Arc::from(why.to_string()));
+            self.note(*index, decoded.ok(), quality, ts, now, &mut taken);
+        }
+        taken
+    }
+
+    /// The points of a block cannot be had: each is bad with this reason, said once.
+    pub fn refuse(&mut self, block: &Block, reason: &Arc<str>, ts: Millis, now: Instant) -> Taken {
+        let mut taken = Taken::default();
+        for index in &block.points {
+            self.states[*index as usize].refused = Some((now, reason.clone()));
+            self.note(*index, None, Some(reason.clone()), ts, now, &mut taken);
+        }
+        taken
+    }
+
+    fn note(
+        &mut self,
+        index: u32,
+        value: Option<Value>,
+        bad: Option<Arc<str>>,
+        ts: Millis,
+        now: Instant,
+        taken: &mut Taken,
+    ) {
+        let point = &self.points[index as usize];
+        let state = &mut self.states[index as usize];
+        if let Some(value) = &value {
+            state.refused = None;
+            state.last = Some((value.clone(), ts));
+            if point.class != Class::Telemetry && state.reported.as_ref() != Some(value) {
+                state.reported = Some(value.clone());
+                taken.reported.push((point.name.clone(), value.clone()));
+            }
+        }
+        if point.class == Class::State {
+            return;
+        }
+        if state.filter.passes(&point.report, value.as_ref(), now) {
+            let quality = bad.map_or(Quality::Good, |reason| Quality::Bad { reason });
+            taken.samples.push(Sample { name: point.name.clone(), value, quality });
+        }
+    }
+
+    /// The unit went away: the last values with their own times, each stale, grouped by the time they were measured.
+    pub fn stale(&mut self, reason: &Arc<str>, started: Millis) -> BTreeMap<Millis, Vec<Sample>> {
+        let mut by_time: BTreeMap<Millis, Vec<Sample>> = BTreeMap::new();
+        for (point, state) in self.points.iter().zip(&mut self.states) {
+            if point.class == Class::State || !point.readable() {
+                continue;
+            }
+            state.filter.reset();
+            let (value, since) = match &state.last {
+                Some((value, since)) => (Some(value.clone()), *since),
+                None => (None, started),
+            };
+            let quality = Quality::Stale { since, reason: reason.clone() };
+            by_time.entry(since).or_default().push(Sample { name: point.name.clone(), value, quality });
+        }
+        by_time
+    }
+
+    /// It is back: everything is reported anew.
+    pub fn fresh(&mut self) {
+        self.set_up = false;
+        for state in &mut self.states {
+            state.filter.reset();
+            (state.reported, state.refused) = (None, None);
+        }
+    }
+
+    /// The next read of every point is reported, whatever the rules say.
+    pub fn forget_reports(&mut self) {
+        self.states.iter_mut().for_each(|state| state.filter.reset());
+    }
+
+    /// The last good value of a point.
+    pub fn last(&self, name: &str) -> Option<&(Value, Millis)> {
+        let index = self.points.iter().position(|p| &*p.name == name)?;
+        self.states[index].last.as_ref()
+    }
+
+    pub fn status(&self) -> UnitStatus {
+        let cycle = |(group, pace): (&Group, &Pace)| Cycle {
+            planned_ms: group.interval.as_millis() as u64,
+            actual_ms: pace.mean_ms.round() as u64,
+            requests: group.blocks.len(),
+            points: group.blocks.iter().map(|block| block.points.len()).sum(),
+            missed: pace.missed,
+        };
+        let refused = self.points.iter().zip(&self.states).filter_map(|(point, state)| {
+            state.refused.as_ref().map(|(_, reason)| (point.name.clone(), reason.clone()))
+        });
+        UnitStatus {
+            device: Some(self.device.id.clone()),
+            unit: self.device.unit,
+            state: self.health.word(),
+            reason: self.reason.as_ref().map(|reason| reason.to_string()),
+            last_heard: self.last_heard,
+            counters: self.counters.clone(),
+            cycles: self.groups.iter().zip(&self.paces).map(cycle).collect(),
+            learned: self.learned.clone(),
+            refused: refused.collect(),
+        }
+    }
+}

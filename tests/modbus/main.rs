@@ -1,0 +1,4 @@
+//! The Modbus driver against its own simulator and against peers that nobody here wrote.
+
+mod polling;
+mod support;
