@@ -2,6 +2,7 @@
 
 mod gateway;
 mod peers;
+mod stand_ins;
 
 use std::time::{Duration, Instant};
 

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,12 +22,13 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 
 use crate::tasks::Tasks;
 
 /// Bytes of one frame.
 const PIECE: usize = 16 * 1024;
+const FLUSH: Duration = Duration::from_millis(20);
 
 type Body = BoxBody<Bytes, io::Error>;
 
@@ -138,6 +140,8 @@ impl Shelf {
                     return None;
                 }
                 if sent >= cut {
+                    // What was served before the cut goes out first.
+                    sleep(FLUSH).await;
                     let broken = io::Error::new(io::ErrorKind::ConnectionReset, "cut as ordered");
                     return Some((Err(broken), (shelf, Bytes::new(), sent)));
                 }
@@ -165,4 +169,47 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    async fn ask(files: &Files, request: &str) -> (String, Vec<u8>) {
+        let mut stream = TcpStream::connect(files.address).await.expect("connect");
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
+        let body = answer.split_off(end);
+        (String::from_utf8_lossy(&answer).to_lowercase(), body)
+    }
+
+    #[tokio::test]
+    async fn a_part_is_served_where_the_tag_is_the_same_and_a_cut_is_a_cut() {
+        let tasks = Tasks::new();
+        let files = Files::start(&tasks).await.expect("listen");
+        let content: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        assert!(files.put("a", content.clone()).ends_with("/a"));
+        let close = "Host: x\r\nConnection: close\r\n";
+        let (head, body) = ask(&files, &format!("GET /a HTTP/1.1\r\n{close}\r\n")).await;
+        assert!(head.starts_with("http/1.1 200") && body == content, "{head}");
+        let etag = head.lines().find_map(|l| l.strip_prefix("etag: ")).expect("a tag").to_owned();
+        let part = format!("GET /a HTTP/1.1\r\n{close}Range: bytes=99990-\r\nIf-Range: {etag}\r\n\r\n");
+        let (head, body) = ask(&files, &part).await;
+        assert!(head.contains("content-range: bytes 99990-99999/100000"), "{head}");
+        assert_eq!(body, &content[99_990..]);
+        let (head, body) = ask(&files, &part.replace(&etag, "\"other\"")).await;
+        assert!(head.starts_with("http/1.1 200") && body.len() == 100_000, "{head}");
+        files.cut_after(40_000);
+        let (_, body) = ask(&files, &format!("GET /a HTTP/1.1\r\n{close}\r\n")).await;
+        assert_eq!(body, &content[..40_000]);
+        assert_eq!(files.requests(), 4);
+        tasks.stop_and_wait().await;
+    }
 }
