@@ -1,8 +1,11 @@
 //! Arguments to one call to an exit code; one file per subcommand.
 
 mod check;
+mod client;
+mod credential;
 pub mod demo;
 mod run;
+mod status;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -49,6 +52,10 @@ enum Command {
     Run(run::Arguments),
     /// Check a configuration and show all its problems at once
     Check(check::Arguments),
+    /// Show how the running gateway is
+    Status(status::Arguments),
+    /// Issue, list and revoke the credentials of children; make login codes
+    Credential(credential::Arguments),
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
 }
@@ -59,6 +66,8 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Credential(arguments) => credential::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut std::io::stdout());
             ExitCode::SUCCESS

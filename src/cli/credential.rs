@@ -1,0 +1,255 @@
+//! `headgate credential`: credentials of children, enrolment, and the way back in for a person who lost theirs.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use hyper::Method;
+use serde_json::{Value as Json, json};
+
+use super::{
+    client::{Client, ClientError, Daemon},
+    status::plain,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    daemon: Daemon,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// List credentials, those of one device or all
+    List {
+        device: Option<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a credential for a device; a secret is shown once and kept nowhere
+    Issue {
+        device: String,
+        #[command(flatten)]
+        kind: Kind,
+        #[command(flatten)]
+        out: Out,
+    },
+    /// Make a successor; the old one counts until the new one was used
+    Rotate {
+        /// Id of the credential, from the list
+        id: String,
+        #[command(flatten)]
+        out: Out,
+    },
+    /// End a credential now; its connection is closed within seconds
+    Revoke {
+        /// Id of the credential, from the list
+        id: String,
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Make a one-time code with which a device fetches its own credential
+    Code { device: String },
+    /// Make a one-time code with which a person sets a password for the page
+    LoginCode {
+        /// Account; whoever uses the code chooses one where it is missing
+        name: Option<String>,
+        #[arg(long, default_value = "admin", value_parser = ["viewer", "technician", "admin"])]
+        role: String,
+    },
+    /// Show the gateway's certificate authority (PEM) and its fingerprint
+    Authority,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct Kind {
+    /// A user name and a long random secret (the default)
+    #[arg(long)]
+    token: bool,
+    /// A certificate with a key made here
+    #[arg(long)]
+    certificate: bool,
+    /// A certificate for the key in this request (PKCS #10, PEM)
+    #[arg(long, value_name = "FILE")]
+    request: Option<PathBuf>,
+    /// A password of your own, read from standard input
+    #[arg(long)]
+    password: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Out {
+    /// Write key, certificate and authority as files into this folder instead of showing them
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print as JSON
+    #[arg(long, conflicts_with = "out")]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match arguments.daemon.run(async |client| act(&client, &arguments.what).await) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+        Err(code) => code,
+    }
+}
+
+/// What the daemon refused is the outer error; what went wrong here, with files, the inner one.
+async fn act(client: &Client, what: &What) -> Result<Result<(), Trouble>, ClientError> {
+    match what {
+        What::List { device, json } => {
+            let query = device.as_deref().map(|device| format!("?device={}", escaped(device))).unwrap_or_default();
+            let found: Json = client.get(&format!("/v1/credentials{query}")).await?;
+            if *json { println!("{found:#}") } else { list(found.as_array().map_or(&[], Vec::as_slice)) }
+        }
+        What::Issue { device, kind, out } => {
+            let mut body = match kind.body() {
+                Ok(body) => body,
+                Err(trouble) => return Ok(Err(trouble)),
+            };
+            body["device"] = json!(device);
+            let made = client.send(Method::POST, "/v1/credentials", Some(&body)).await?;
+            return Ok(hand_out(&made, out));
+        }
+        What::Rotate { id, out } => {
+            let path = format!("/v1/credentials/{}/rotate", escaped(id));
+            let made = client.send(Method::POST, &path, Some(&json!({}))).await?;
+            return Ok(hand_out(&made, out));
+        }
+        What::Revoke { id, reason } => {
+            let query = reason.as_deref().map(|reason| format!("?reason={}", escaped(reason))).unwrap_or_default();
+            client.send(Method::DELETE, &format!("/v1/credentials/{}{query}", escaped(id)), None).await?;
+            println!("revoked {id}");
+        }
+        What::Code { device } => {
+            let made = client.send(Method::POST, "/v1/credentials/codes", Some(&json!({ "device": device }))).await?;
+            println!("{}", text(&made, "code"));
+            eprintln!("The device {device} may use this code once, until {}.", time(&made["expires"]));
+        }
+        What::LoginCode { name, role } => {
+            let body = json!({ "account": name.as_deref().unwrap_or_default(), "role": role });
+            let made = client.send(Method::POST, "/v1/accounts/codes", Some(&body)).await?;
+            println!("{}", text(&made, "code"));
+            eprintln!("Good for one login as {role} on the gateway's page, until {}.", time(&made["expires"]));
+        }
+        What::Authority => {
+            let authority: Json = client.get("/v1/authority").await?;
+            print!("{}", text(&authority, "certificate"));
+            eprintln!("SHA-256 {}", text(&authority, "fingerprint"));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// What went wrong with a file of the person at the terminal.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {error}")]
+struct Trouble {
+    what: String,
+    error: io::Error,
+}
+
+impl Trouble {
+    fn with(what: impl Into<String>) -> impl FnOnce(io::Error) -> Trouble {
+        let what = what.into();
+        move |error| Trouble { what, error }
+    }
+}
+
+impl Kind {
+    fn body(&self) -> Result<Json, Trouble> {
+        Ok(if let Some(file) = &self.request {
+            let request = fs::read_to_string(file).map_err(Trouble::with(file.display().to_string()))?;
+            json!({ "kind": "certificate", "request": request })
+        } else if self.certificate {
+            json!({ "kind": "certificate" })
+        } else if self.password {
+            let mut password = String::new();
+            io::stdin().read_to_string(&mut password).map_err(Trouble::with("standard input"))?;
+            json!({ "kind": "password", "password": password.trim_end_matches(['\r', '\n']) })
+        } else {
+            json!({ "kind": "token" })
+        })
+    }
+}
+
+fn hand_out(made: &Json, out: &Out) -> Result<(), Trouble> {
+    if out.json {
+        println!("{made:#}");
+        return Ok(());
+    }
+    let device = text(made, "device");
+    let parts = [("token", "token"), ("key", "key.pem"), ("certificate", "crt.pem"), ("authority", "ca.pem")];
+    for (name, ending) in parts {
+        let Some(part) = made[name].as_str() else { continue };
+        match &out.out {
+            Some(folder) => {
+                let path = folder.join(if name == "authority" { ending.to_owned() } else { format!("{device}.{ending}") });
+                write_private(&path, part).map_err(Trouble::with(path.display().to_string()))?;
+                println!("{}", path.display());
+            }
+            None if name == "token" => println!("{part}"),
+            None => print!("{part}"),
+        }
+    }
+    let until = made["expires"].as_i64().map(|_| format!(", until {}", time(&made["expires"]))).unwrap_or_default();
+    eprintln!("Credential {} of {device}{until}. The user name is {device}; the secret is not shown again.", text(made, "id"));
+    Ok(())
+}
+
+/// For the owner only, and never over something that is there.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+fn list(found: &[Json]) {
+    if found.is_empty() {
+        println!("no credentials yet; `headgate credential issue DEVICE` makes one");
+        return;
+    }
+    println!("{:<14}{:<24}{:<13}{:<10}{:<22}LAST USED", "ID", "DEVICE", "KIND", "STATE", "EXPIRES");
+    for one in found {
+        let column = |name: &str| plain(&text(one, name));
+        println!(
+            "{:<14}{:<24}{:<13}{:<10}{:<22}{}",
+            column("id"),
+            column("device"),
+            column("kind"),
+            column("standing"),
+            time(&one["expires"]),
+            time(&one["lastUsed"])
+        );
+    }
+}
+
+fn text(document: &Json, name: &str) -> String {
+    document[name].as_str().unwrap_or_default().to_owned()
+}
+
+/// Unix milliseconds as UTC.
+fn time(millis: &Json) -> String {
+    let stamp = millis.as_i64().and_then(|millis| jiff::Timestamp::from_second(millis.div_euclid(1000)).ok());
+    stamp.map_or("-".into(), |stamp| stamp.to_string())
+}
+
+/// A text as part of a path or query (RFC 3986, 2.1).
+fn escaped(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
