@@ -196,11 +196,11 @@ async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> 
 async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec<String>, Option<Principal>), Fault> {
     let nothing = connect.username.is_none() && connect.password.is_none() && peer.certificates.is_none();
     if nothing && hub.anonymous != Anonymous::Refuse {
-        let name = match hub.anonymous {
-            Anonymous::ByClientId if !connect.client_id.is_empty() => connect.client_id.as_str(),
-            _ => NOBODY,
+        let named = match hub.anonymous {
+            Anonymous::ByClientId => DeviceId::new(&connect.client_id).ok(),
+            _ => None,
         };
-        let device = DeviceId::new(name).map_err(|bad| Fault::new(reason::CLIENT_ID, bad.to_string()))?;
+        let device = named.unwrap_or_else(|| DeviceId::new(NOBODY).expect("a valid id"));
         return Ok((device, vec![NOBODY.to_owned()], None));
     }
     let login = Login {

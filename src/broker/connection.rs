@@ -129,9 +129,9 @@ impl Connection {
     }
 
     /// Runs to the end and gives the session back.
-    pub async fn run(mut self, reader: impl AsyncRead + Unpin, mut socket: impl AsyncWrite + Unpin) {
+    pub async fn run(mut self, mut reader: impl AsyncRead + Unpin, mut socket: impl AsyncWrite + Unpin) {
         // A panic ends this connection only, and its session is given back like any other.
-        let end = match AssertUnwindSafe(self.talk(reader, &mut socket)).catch_unwind().await {
+        let end = match AssertUnwindSafe(self.talk(&mut reader, &mut socket)).catch_unwind().await {
             Ok(Err(end)) => end,
             Ok(Ok(never)) => match never {},
             Err(_) => {
@@ -140,6 +140,7 @@ impl Connection {
             }
         };
         let (ending, last) = self.ending(end);
+        let linger = last.as_ref().is_some_and(|fault| fault.code != reason::SHUTTING_DOWN);
         if let Some(fault) = last {
             encode::disconnect(&mut self.output, self.terms.version, fault.code, &fault.text);
             let words = async {
@@ -150,7 +151,6 @@ impl Connection {
         } else {
             drop(timeout(LAST_WORDS, socket.shutdown()).await);
         }
-        drop(socket);
         if timeout(DRAIN, self.drain()).await.is_err() {
             tracing::warn!(
                 client = &*self.session.client,
@@ -159,6 +159,16 @@ impl Connection {
         }
         tracing::info!(device = %self.session.device, client = &*self.session.client, reason = ending.reason, "a child disconnected");
         self.hub.detach(self.attached, ending).await;
+        // A socket that is closed with bytes unread resets, and the client would never see why it was sent away.
+        if linger {
+            self.input.clear();
+            let rest = async {
+                while reader.read_buf(&mut self.input).await.is_ok_and(|n| n > 0) {
+                    self.input.clear();
+                }
+            };
+            drop(timeout(LAST_WORDS, rest).await);
+        }
     }
 
     fn ending(&self, end: End) -> (Ending, Option<Fault>) {
@@ -174,7 +184,7 @@ impl Connection {
 
     async fn talk(
         &mut self,
-        mut reader: impl AsyncRead + Unpin,
+        reader: &mut (impl AsyncRead + Unpin),
         socket: &mut (impl AsyncWrite + Unpin),
     ) -> Result<Infallible, End> {
         let stop = self.hub.tasks.stopping();

@@ -25,7 +25,12 @@ use crate::{
     clock,
     config::broker::{Anonymous, Limits},
     identity::Identity,
-    model::{access::Access, command::RefusalCode, ids::DeviceId, time::Millis},
+    model::{
+        access::{Access, Who},
+        command::RefusalCode,
+        ids::DeviceId,
+        time::Millis,
+    },
     store::sessions::{SessionChange, SubscriptionRow},
     tasks::Tasks,
 };
@@ -227,6 +232,14 @@ impl Hub {
             }
         }
         merged.extend(shared);
+        drop(trie);
+        let access = self.access.borrow();
+        if access.denies() {
+            merged.retain(|(_, d)| {
+                let who = Who { device: &d.session.device, groups: &d.session.groups };
+                !access.denied(who, &message.topic)
+            });
+        }
         merged.into_iter().map(|(_, delivery)| delivery).collect()
     }
 

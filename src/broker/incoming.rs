@@ -20,7 +20,7 @@ use crate::{
     bus::Inbound,
     clock,
     model::{
-        access::{Denied, Who},
+        access::Who,
         command::{Refusal, RefusalCode},
         topic::LocalTopic,
     },
@@ -90,11 +90,7 @@ impl Connection {
         let who = Who { device: &self.session.device, groups: &self.session.groups };
         let judged = self.hub.access.borrow().may_publish(who, &topic);
         if let Err(denied) = judged {
-            let text = match denied {
-                Denied::GatewayOnly => "only the gateway speaks on this topic".to_owned(),
-                other => other.to_string(),
-            };
-            self.refuse(&topic, qos, packet, &Refusal::new(RefusalCode::NotAuthorized, text));
+            self.refuse(&topic, qos, packet, &Refusal::new(RefusalCode::NotAuthorized, denied.to_string()));
             return Ok(());
         }
         let at = clock::now();
@@ -194,6 +190,8 @@ impl Connection {
         match (qos, self.terms.version) {
             (0, _) => Ack::Nothing,
             (_, Version::V4) => Ack::Publish { qos, packet, code: reason::SUCCESS, why: None },
+            // this code says it all
+            (_, Version::V5) if code == reason::NOT_AUTHORIZED => Ack::Publish { qos, packet, code, why: None },
             (_, Version::V5) => Ack::Publish { qos, packet, code, why: Some(refusal.message.clone()) },
         }
     }

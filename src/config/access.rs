@@ -4,7 +4,11 @@
 //! [[grant]]
 //! to = ["group:hmi", "device:panel-1"]     # or "everyone"
 //! read = ["devices/+/telemetry", "devices/+/state"]
-//! write = ["devices/+/commands/+/request"]
+//! write = ["site/setpoints/#"]
+//!
+//! [[deny]]                                 # goes before every grant
+//! to = ["everyone"]
+//! read = ["site/secret/#"]
 //! ```
 
 use super::read::Section;
@@ -18,13 +22,14 @@ const WHO: &str = "write \"everyone\", \"device:pump-7\" or \"group:hmi\"";
 /// Reads the whole file: its root is the section.
 pub fn read(root: &Section<'_>) -> Access {
     let grants = root.sections("grant").iter().map(grant).collect();
-    Access { grants }
+    let denials = root.sections("deny").iter().map(grant).collect();
+    Access { grants, denials }
 }
 
 fn grant(section: &Section<'_>) -> Grant {
     let mut to = Vec::new();
     if !section.has("to") {
-        section.problem("to", "is missing", format!("say who is granted this: {WHO}"));
+        section.problem("to", "is missing", format!("say who is meant: {WHO}"));
     }
     for text in section.texts("to") {
         match grantee(&text) {

@@ -11,7 +11,7 @@ pub enum Anonymous {
     Refuse,
     /// All are the device `anonymous` of the group `anonymous`, and may do what `access.toml` grants these.
     Guest,
-    /// The client id is taken for the device id, in the group `anonymous`: for a network one trusts.
+    /// A client id that can be a device id is taken for it, in the group `anonymous`: for a network one trusts.
     ByClientId,
 }
 

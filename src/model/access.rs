@@ -124,7 +124,7 @@ pub enum Grantee {
     Group(String),
 }
 
-/// One line of `access.toml`. In filters, `{d}` as a whole level stands for the id of whoever asks.
+/// One grant or denial of `access.toml`. In filters, `{d}` as a whole level stands for the id of whoever asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     pub to: Vec<Grantee>,
@@ -146,10 +146,12 @@ pub enum Denied {
     Read,
 }
 
-/// The rules.
+/// The rules. A denial goes before every grant, a device's own subtrees included: what it names cannot be published or
+/// subscribed to, and is not delivered under a broader subscription either.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
     pub grants: Vec<Grant>,
+    pub denials: Vec<Grant>,
 }
 
 /// Whoever asks.
@@ -165,7 +167,10 @@ impl Access {
         if matches!(LocalTopic::parse(topic), LocalTopic::GatewayOnly(_)) || topic.starts_with("$SYS/") {
             return Err(Denied::GatewayOnly);
         }
-        if own(who.device, topic) || self.given(who).any(|g| any(&g.write, who, |f| matches(f, topic))) {
+        if given(&self.denials, who).any(|g| any(&g.write, who, |f| matches(f, topic))) {
+            return Err(Denied::Write);
+        }
+        if own(who.device, topic) || given(&self.grants, who).any(|g| any(&g.write, who, |f| matches(f, topic))) {
             return Ok(());
         }
         Err(Denied::Write)
@@ -173,7 +178,10 @@ impl Access {
 
     /// Whether `who` may subscribe to `filter` (without `$share/{group}/`): one grant must cover all of it.
     pub fn may_subscribe(&self, who: Who<'_>, filter: &str) -> Result<(), Denied> {
-        if own(who.device, filter) || self.given(who).any(|g| any(&g.read, who, |f| covers(f, filter))) {
+        if given(&self.denials, who).any(|g| any(&g.read, who, |f| covers(f, filter))) {
+            return Err(Denied::Read);
+        }
+        if own(who.device, filter) || given(&self.grants, who).any(|g| any(&g.read, who, |f| covers(f, filter))) {
             return Ok(());
         }
         Err(Denied::Read)
@@ -184,15 +192,26 @@ impl Access {
         self.may_subscribe(who, topic).is_ok()
     }
 
-    fn given(&self, who: Who<'_>) -> impl Iterator<Item = &Grant> {
-        self.grants.iter().filter(move |grant| {
-            grant.to.iter().any(|to| match to {
-                Grantee::Everyone => true,
-                Grantee::Device(device) => device == who.device,
-                Grantee::Group(group) => who.groups.contains(group),
-            })
-        })
+    /// Whether there is any denial at all.
+    pub fn denies(&self) -> bool {
+        !self.denials.is_empty()
     }
+
+    /// Whether a denial keeps a message on `topic` from `who`, whatever it subscribed to.
+    pub fn denied(&self, who: Who<'_>, topic: &str) -> bool {
+        given(&self.denials, who).any(|g| any(&g.read, who, |f| matches(f, topic)))
+    }
+}
+
+/// Those that are given to whoever asks.
+fn given<'g>(grants: &'g [Grant], who: Who<'g>) -> impl Iterator<Item = &'g Grant> {
+    grants.iter().filter(move |grant| {
+        grant.to.iter().any(|to| match to {
+            Grantee::Everyone => true,
+            Grantee::Device(device) => device == who.device,
+            Grantee::Group(group) => who.groups.contains(group),
+        })
+    })
 }
 
 /// Whether a topic or filter lies wholly below one of the device's own roots.

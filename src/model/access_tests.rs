@@ -74,7 +74,13 @@ fn grant() -> impl Strategy<Value = Grant> {
 /// The rules, naively: which filters does this identity hold, its own subtrees among them?
 fn held(access: &Access, who: Who<'_>, write: bool) -> Vec<String> {
     let mut filters = vec![format!("devices/{}/#", who.device), format!("$aws/things/{}/#", who.device)];
-    for grant in &access.grants {
+    filters.extend(listed(&access.grants, who, write));
+    filters
+}
+
+fn listed(grants: &[Grant], who: Who<'_>, write: bool) -> Vec<String> {
+    let mut filters = Vec::new();
+    for grant in grants {
         let mut given = false;
         for to in &grant.to {
             given |= match to {
@@ -97,18 +103,20 @@ proptest! {
     #[test]
     fn publishing_and_receiving_are_what_the_naive_model_says(
         grants in proptest::collection::vec(grant(), 0..3),
+        denials in proptest::collection::vec(grant(), 0..2),
         device in proptest::sample::select(vec!["d1", "d2"]),
         groups in proptest::sample::subsequence(vec!["hmi".to_owned(), "flow".to_owned()], 0..=2),
         topic in topic(),
     ) {
-        let access = Access { grants };
+        let access = Access { grants, denials };
         let device = DeviceId::new(device).expect("id");
         let who = Who { device: &device, groups: &groups };
         let root = [format!("devices/{device}"), format!("$aws/things/{device}")].contains(&topic)
             || [format!("devices/{device}/"), format!("$aws/things/{device}/")].contains(&topic);
         let hit = |write: bool| {
             let own = if root { 2 } else { 0 }; // the bare root is no topic of the subtree
-            held(&access, who, write).iter().skip(own).any(|f| slow_matches(&levels(f), &levels(&topic), true))
+            let named = |f: &String| slow_matches(&levels(f), &levels(&topic), true);
+            held(&access, who, write).iter().skip(own).any(named) && !listed(&access.denials, who, write).iter().any(named)
         };
         let gateway = matches!(LocalTopic::parse(&topic), LocalTopic::GatewayOnly(_));
         prop_assert_eq!(access.may_publish(who, &topic).is_ok(), hit(true) && !gateway);
@@ -145,7 +153,7 @@ fn a_broader_subscription_is_refused_and_a_dollar_needs_its_own_grant() {
         read: vec![Filter::new("devices/+/telemetry").expect("f")],
         write: vec![],
     };
-    let access = Access { grants: vec![all] };
+    let access = Access { grants: vec![all], ..Access::default() };
     let who = Who { device: &hmi, groups: &[] };
     assert!(access.may_subscribe(who, "devices/+/telemetry").is_ok());
     assert!(access.may_subscribe(who, "devices/d1/telemetry").is_ok());
@@ -161,8 +169,10 @@ fn a_broader_subscription_is_refused_and_a_dollar_needs_its_own_grant() {
 fn answers_cannot_be_forged_whatever_was_granted() {
     let flow = DeviceId::new("flow").expect("id");
     let all = ["#", "$aws/#", "$SYS/#"].map(|f| Filter::new(f).expect("filter"));
-    let access =
-        Access { grants: vec![Grant { to: vec![Grantee::Everyone], read: all.to_vec(), write: all.to_vec() }] };
+    let access = Access {
+        grants: vec![Grant { to: vec![Grantee::Everyone], read: all.to_vec(), write: all.to_vec() }],
+        ..Access::default()
+    };
     let who = Who { device: &flow, groups: &[] };
     for topic in
         ["$aws/things/d1/shadow/update/accepted", "devices/flow/delta", "devices/d1/errors", "$SYS/broker/uptime"]
@@ -176,7 +186,7 @@ fn answers_cannot_be_forged_whatever_was_granted() {
 fn a_filter_may_stand_for_whoever_asks() {
     let d1 = DeviceId::new("d1").expect("id");
     let grant = Grant { to: vec![Grantee::Everyone], read: vec![], write: vec![Filter::new("site/{d}/#").expect("f")] };
-    let access = Access { grants: vec![grant] };
+    let access = Access { grants: vec![grant], ..Access::default() };
     assert!(access.may_publish(Who { device: &d1, groups: &[] }, "site/d1/x").is_ok());
     assert!(access.may_publish(Who { device: &d1, groups: &[] }, "site/d2/x").is_err());
 }
@@ -189,4 +199,19 @@ fn the_grammar_of_filters_is_kept() {
     for bad in ["", "a#", "#/a", "a/#/b", "a+", "+a/b", "a\0", "##", "++"] {
         assert!(Filter::check(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_denial_goes_before_every_grant() {
+    let d1 = DeviceId::new("d1").expect("id");
+    let filter = |text: &str| Filter::new(text).expect("filter");
+    let all = Grant { to: vec![Grantee::Everyone], read: vec![filter("#")], write: vec![filter("#")] };
+    let no =
+        Grant { to: vec![Grantee::Everyone], read: vec![filter("site/secret/#")], write: vec![filter("devices/d1/x")] };
+    let access = Access { grants: vec![all], denials: vec![no] };
+    let who = Who { device: &d1, groups: &[] };
+    assert!(access.may_subscribe(who, "site/secret/+").is_err());
+    assert!(access.may_subscribe(who, "#").is_ok() && access.denied(who, "site/secret/a"));
+    assert!(!access.may_receive(who, "site/secret/a") && access.may_receive(who, "site/a"));
+    assert_eq!(access.may_publish(who, "devices/d1/x"), Err(Denied::Write));
 }

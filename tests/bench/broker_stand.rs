@@ -46,8 +46,14 @@ async fn main() -> anyhow::Result<()> {
             }
         }
     });
-    let all = || ["#", "$SYS/#", "$aws/#"].map(|filter| Filter::new(filter).expect("a filter")).to_vec();
-    let access = Access { grants: vec![Grant { to: vec![Grantee::Everyone], read: all(), write: all() }] };
+    let filters = |texts: &[&str]| -> Vec<Filter> { texts.iter().filter_map(|text| Filter::new(text).ok()).collect() };
+    let all = filters(&["#", "$SYS/#", "$aws/#"]);
+    // the one filter that the conformance suites want to see refused
+    let refused = Grant { to: vec![Grantee::Everyone], read: filters(&["test/nosubscribe"]), write: Vec::new() };
+    let access = Access {
+        grants: vec![Grant { to: vec![Grantee::Everyone], read: all.clone(), write: all }],
+        denials: vec![refused],
+    };
     let config = Broker {
         tcp: vec![SocketAddr::from(([127, 0, 0, 1], port))],
         tls: Vec::new(),

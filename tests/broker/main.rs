@@ -1,0 +1,8 @@
+//! The broker from outside: bytes on a socket, nothing else.
+
+mod features;
+mod hostile;
+mod ingest;
+mod ports;
+mod sessions;
+mod stand;

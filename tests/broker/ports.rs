@@ -1,0 +1,113 @@
+//! The same broker through TLS and WebSocket.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use headgate::broker::Kind;
+use tokio::{net::TcpStream, sync::watch};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{client::IntoClientRequest, http::HeaderValue},
+};
+use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
+
+use crate::stand::*;
+
+/// A certificate for `localhost` that signs itself, for both ends.
+fn certificate() -> (Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("certificate");
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("server");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("root");
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(server), Arc::new(client))
+}
+
+#[tokio::test]
+async fn tls_and_websocket_carry_the_same_and_a_silent_caller_delays_nobody() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (server, client) = certificate();
+    let (swap, configs) = watch::channel(server);
+    let mut config = config();
+    let any = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    (config.tls, config.websocket, config.websocket_tls) = (any.clone(), any.clone(), any);
+    let stand = Stand::with(folder.path(), config, open(), Some(configs), Arc::new(|_| Ok(()))).await;
+    // callers that say nothing stand in every door
+    let mut silent = Vec::new();
+    for kind in [Kind::Tls, Kind::WebSocket, Kind::WebSocketTls] {
+        silent.push(TcpStream::connect(stand.at(kind)).await.expect("tcp"));
+    }
+    let mut witness = Client::connect(stand.address(), &v5("witness")).await;
+    witness.subscribe("t", 1).await;
+    let name = rustls_pki_types::ServerName::try_from("localhost").expect("name");
+
+    let tcp = TcpStream::connect(stand.at(Kind::Tls)).await.expect("tcp");
+    let tls = TlsConnector::from(client.clone()).connect(name.clone(), tcp).await.expect("tls");
+    let (mut over_tls, _, code, _) = Client::over(tls, &v4("over-tls")).await;
+    assert_eq!((code, over_tls.publish("t", "tls", 4).await), (0, 0));
+    assert_eq!(witness.receive().await.payload, "tls");
+    let row = stand.broker.status().into_iter().find(|row| row.client_id == "over-tls").expect("row");
+    assert_eq!(row.protocol, "mqtt 3.1.1, tls");
+
+    for kind in [Kind::WebSocket, Kind::WebSocketTls] {
+        let request = |protocol: &'static str| {
+            let mut request = "ws://localhost/mqtt".into_client_request().expect("request");
+            request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(protocol));
+            request
+        };
+        let tcp = TcpStream::connect(stand.at(kind)).await.expect("tcp");
+        if kind == Kind::WebSocketTls {
+            let tls = TlsConnector::from(client.clone()).connect(name.clone(), tcp).await.expect("tls");
+            let (socket, _) = client_async(request("mqtt"), tls).await.expect("websocket");
+            talk(stream(socket), &mut witness).await;
+        } else {
+            let (socket, _) = client_async(request("mqtt"), tcp).await.expect("websocket");
+            talk(stream(socket), &mut witness).await;
+            let tcp = TcpStream::connect(stand.at(kind)).await.expect("tcp");
+            assert!(client_async(request("chat"), tcp).await.is_err(), "another subprotocol");
+        }
+    }
+    // a new certificate counts for the next caller; those who are there stay
+    let (other, _) = certificate();
+    swap.send_replace(other);
+    let tcp = TcpStream::connect(stand.at(Kind::Tls)).await.expect("tcp");
+    assert!(TlsConnector::from(client).connect(name, tcp).await.is_err(), "the old root knows it not");
+    over_tls.nothing().await;
+    stand.stop().await;
+}
+
+async fn talk(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, witness: &mut Client) {
+    let (mut client, _, code, _) = Client::over(stream, &v5("over-websocket")).await;
+    assert_eq!(code, 0);
+    let large = "y".repeat(100_000);
+    assert_eq!(client.publish("t", &large, 2).await, 0);
+    assert_eq!(witness.receive().await.payload, large);
+    client.subscribe("back", 1).await;
+    witness.publish("back", &large, 2).await;
+    assert_eq!(client.receive().await.payload, large);
+}
+
+/// A WebSocket of the client's as a byte stream.
+fn stream<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
+    socket: tokio_tungstenite::WebSocketStream<S>,
+) -> impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {
+    use futures_util::{SinkExt, StreamExt, TryStreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+    let (sink, source) = socket.split();
+    let source = source.map_ok(Message::into_data).map_err(std::io::Error::other);
+    let sink = sink
+        .sink_map_err(std::io::Error::other)
+        .with(|bytes: bytes::Bytes| std::future::ready(Ok::<_, std::io::Error>(Message::Binary(bytes))));
+    tokio::io::join(StreamReader::new(source), SinkWriter::new(CopyToBytes::new(sink)))
+}
