@@ -44,8 +44,11 @@ pub async fn answer(rooms: Rooms, config: ConfigStatus, question: Question) {
         Question::Connections(reply) => drop(reply.send(Ok(rooms.broker.status()))),
         Question::SetLifecycle { device, lifecycle, door, reply } => {
             let done = rooms.registry.set_lifecycle(&device, lifecycle, door).await;
-            rooms.identity.lifecycle_changed(&device);
-            drop(reply.send(done.map(|_| ())));
+            let done = match done {
+                Ok(_) => rooms.identity.lifecycle_changed(&device, lifecycle).await.map_err(Refusal::from),
+                Err(refusal) => Err(refusal),
+            };
+            drop(reply.send(done));
         }
         Question::Diagnose { request, reply } => drop(reply.send(rooms.diagnostics.answer(&request).await)),
         Question::LogTail { lines, level, reply } => drop(reply.send(Ok(rooms.logs.tail(lines, &level)))),

@@ -202,9 +202,12 @@ impl Identity {
         Ok(())
     }
 
-    /// Whether a session that was opened as `principal` may go on as far as its credential says. Answers from memory.
+    /// Whether a session that was opened as `principal` may go on: its credential counts and its device may talk.
+    /// Answers from memory.
     pub fn still_stands(&self, principal: &Principal) -> bool {
-        self.table().get(&principal.credential.0).is_some_and(|entry| entry.active(clock::now()))
+        let table = self.table();
+        let counts = table.get(&principal.credential.0).is_some_and(|entry| entry.active(clock::now()));
+        counts && !table.barred(&principal.device)
     }
 }
 

@@ -48,6 +48,7 @@ use crate::{
     config::identity::IdentityConfig,
     model::{
         command::{Refusal, RefusalCode},
+        device::Lifecycle,
         ids::DeviceId,
     },
     store::{Store, StoreError},
@@ -151,15 +152,21 @@ impl Identity {
     }
 
     /// Devices whose standing changed: a credential was revoked or has run out, or the lifecycle says stop. For each
-    /// one ask [`Identity::still_stands`] and the registry about its live sessions and drop those that may not go on.
-    /// After `Lagged` ask about all sessions.
+    /// one ask [`Identity::still_stands`] about its live sessions and drop those that may not go on. After `Lagged` ask
+    /// about all sessions.
     pub fn revoked(&self) -> broadcast::Receiver<DeviceId> {
         self.inner.changed.subscribe()
     }
 
-    /// For the registry: `device` may not talk any more (or its groups changed), look at its live sessions again.
-    pub fn lifecycle_changed(&self, device: &DeviceId) {
+    /// `device` has another place in its life (the registry has stored it): its live sessions are looked at again, and
+    /// the credentials of a decommissioned device end for good.
+    pub async fn lifecycle_changed(&self, device: &DeviceId, lifecycle: Lifecycle) -> Result<(), IdentityError> {
+        self.table_mut().bar(device, !lifecycle.may_talk());
         let _ = self.inner.changed.send(device.clone());
+        if lifecycle == Lifecycle::Decommissioned {
+            self.revoke_all(device, "decommissioned", "registry").await?;
+        }
+        Ok(())
     }
 
     /// The listeners' TLS.

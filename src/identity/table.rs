@@ -28,6 +28,8 @@ pub(super) struct Table {
     by_id: HashMap<Arc<str>, Entry>,
     by_device: HashMap<DeviceId, BTreeSet<Arc<str>>>,
     by_fingerprint: HashMap<Vec<u8>, Arc<str>>,
+    /// Devices that lost the right to talk while they may have been connected; a login asks the store.
+    barred: BTreeSet<DeviceId>,
 }
 
 impl Table {
@@ -67,6 +69,18 @@ impl Table {
 
     pub fn all(&self) -> impl Iterator<Item = &Entry> {
         self.by_id.values()
+    }
+
+    pub fn bar(&mut self, device: &DeviceId, barred: bool) {
+        if barred {
+            self.barred.insert(device.clone());
+        } else {
+            self.barred.remove(device);
+        }
+    }
+
+    pub fn barred(&self, device: &DeviceId) -> bool {
+        self.barred.contains(device)
     }
 
     /// Marks as revoked; returns the device of each that was not yet.

@@ -231,3 +231,20 @@ async fn what_runs_out_is_told_unless_it_was_renewed() {
     assert!(home.identity.expiring().is_empty(), "{:?}", home.identity.expiring());
     assert!(old.expires < Some(Millis(i64::MAX)));
 }
+
+#[tokio::test]
+async fn a_suspended_device_is_dropped_and_a_decommissioned_one_loses_its_keys() {
+    let home = Home::new().await;
+    let (_, secret) = token(&home, "meter-1").await;
+    let live = home.identity.authenticate(login("meter-1", secret.expose())).await.expect("admitted");
+    let mut changed = home.identity.revoked();
+    let meter = id("meter-1");
+    home.identity.lifecycle_changed(&meter, Lifecycle::Suspended).await.expect("suspended");
+    assert_eq!(changed.recv().await, Ok(meter.clone()));
+    assert!(!home.identity.still_stands(&live));
+    home.identity.lifecycle_changed(&meter, Lifecycle::Active).await.expect("active");
+    assert!(home.identity.still_stands(&live), "it may come back with the same credential");
+    home.identity.lifecycle_changed(&meter, Lifecycle::Decommissioned).await.expect("decommissioned");
+    home.identity.lifecycle_changed(&meter, Lifecycle::Active).await.expect("active again");
+    assert!(home.identity.authenticate(login("meter-1", secret.expose())).await.is_err(), "keys do not come back");
+}
