@@ -24,25 +24,12 @@ impl Identity {
     /// Who is at the door? Call it for every CONNECT; on a TLS connection hand in the verified client certificates.
     ///
     /// A certificate decides alone: name and password beside it are ignored. A right token or certificate is never
-    /// locked out (256 bits are not guessed, and a lock would let anybody silence a child); wrong ones count.
+    /// locked out (256 bits are not guessed, and a lock would let anybody silence a child); wrong ones count. Whoever
+    /// refuses the connection writes the reason down.
     pub async fn authenticate(&self, login: Login<'_>) -> Result<Principal, LoginRefused> {
         let now = clock::now();
-        let proved = match self.prove(&login, now).await {
-            Ok(stored) => stored,
-            Err(refused) => {
-                tracing::warn!(
-                    client = login.client_id,
-                    user = login.username,
-                    address = login.address.map(tracing::field::display),
-                    %refused,
-                    "login refused"
-                );
-                return Err(refused);
-            }
-        };
-        self.admit(&login, proved, now).await.inspect_err(|refused| {
-            tracing::warn!(address = login.address.map(tracing::field::display), %refused, "login refused");
-        })
+        let proved = self.prove(&login, now).await?;
+        self.admit(&login, proved, now).await
     }
 
     async fn prove(&self, login: &Login<'_>, now: Millis) -> Result<StoredCredential, LoginRefused> {
