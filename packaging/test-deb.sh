@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . packaging/needs.sh
 [ $# -ge 1 ] || { sed -n '2,6s/^# //p' "$0"; exit 2; }
 [ "$(id -u)" -eq 0 ] || { echo "this test makes mounts and a container: run it as root" >&2; exit 1; }
-needs systemd-container debootstrap curl
+needs systemd-container debootstrap procps iproute2
 
 package=$(readlink -f "$1") newer=${2:+$(readlink -f "$2")} root=${ROOTFS:-target/rootfs}
 if [ ! -e "$root/usr/bin/systemctl" ]; then
