@@ -166,12 +166,14 @@ impl Connection {
         Ok(topic)
     }
 
+    /// Refuses what the broker itself does not take. What the keeper refuses, the keeper tells.
     fn refuse(&mut self, topic: &str, qos: u8, packet: u16, refusal: &Refusal) {
+        self.hub.tell_error(&self.session.device, topic, refusal.code, &refusal.message);
         let ack = self.refusal(topic, qos, packet, code_of(refusal.code), refusal);
         self.later(ack, None);
     }
 
-    /// Counts and tells a refusal; the ack that says it.
+    /// Counts a refusal; the ack that says it.
     fn refusal(&mut self, topic: &str, qos: u8, packet: u16, code: u8, refusal: &Refusal) -> Ack {
         self.hub.totals.refused_publishes.fetch_add(1, Ordering::Relaxed);
         let first = {
@@ -186,7 +188,6 @@ impl Connection {
         if first {
             tracing::warn!(client = &*self.session.client, topic, code = ?refusal.code, message = refusal.message, "a message is refused");
         }
-        self.hub.tell_error(&self.session.device, topic, refusal.code, &refusal.message);
         match (qos, self.terms.version) {
             (0, _) => Ack::Nothing,
             (_, Version::V4) => Ack::Publish { qos, packet, code: reason::SUCCESS, why: None },

@@ -38,6 +38,7 @@ pub struct Config {
     pub broker: broker::Broker,
     /// `access.toml`: grants beside each child's own subtree.
     pub access: Access,
+    pub uplink: uplink::UplinkConfig,
     pub web: web::WebConfig,
     pub identity: identity::IdentityConfig,
     pub presence: presence::Presence,
@@ -79,6 +80,7 @@ impl Config {
         take(root, "gateway", &mut self.gateway, gateway::Gateway::read);
         take(root, "log", &mut self.log, log::LogConfig::read);
         take(root, "broker", &mut self.broker, broker::Broker::read);
+        take(root, "uplink", &mut self.uplink, uplink::UplinkConfig::read);
         take(root, "web", &mut self.web, web::WebConfig::read);
         take(root, "identity", &mut self.identity, identity::IdentityConfig::read);
         take(root, "presence", &mut self.presence, presence::Presence::read);

@@ -10,7 +10,7 @@ use crate::{
     model::{
         command::{Refusal, RefusalCode},
         device::Device,
-        event::{LinkState, Severity},
+        event::Severity,
         ids::DeviceId,
         shadow::{self, Document},
         update::{ChildUpdate, Stage, UpdateStatus},
@@ -88,20 +88,12 @@ impl Rooms {
     }
 
     fn link(&self) -> LinkStatus {
-        LinkStatus {
-            state: LinkState::Disabled,
-            since: None,
-            broker: None,
-            in_flight: 0,
-            acknowledged: 0,
-            bytes_sent: 0,
-            bytes_received: 0,
-            last_error: None,
-        }
+        self.uplink.borrow().link_status()
     }
 
     async fn log(&self) -> Result<LogStatus, Refusal> {
-        self.store.log_status("cloud").await.map_err(unavailable)
+        let uplink = self.uplink.borrow().clone();
+        uplink.log_status().await.map_err(unavailable)
     }
 
     /// What deserves a look, most urgent first.

@@ -6,7 +6,7 @@ use crate::config::{Config, problem::Problem};
 impl Built {
     /// Goes from `old` to `new` and says what changed, for people. What cannot change while the daemon runs is
     /// refused by name, before anything is touched.
-    pub async fn apply(&self, old: &Config, new: &Config) -> Result<Vec<String>, Vec<Problem>> {
+    pub async fn apply(&mut self, old: &Config, new: &Config) -> Result<Vec<String>, Vec<Problem>> {
         let refused = needs_restart(old, new);
         if !refused.is_empty() {
             return Err(refused);
@@ -27,6 +27,14 @@ impl Built {
         if old.access != new.access {
             self.rooms.broker.set_access(new.access.clone());
             changes.push(format!("{} grants on the local broker", new.access.grants.len()));
+        }
+        if old.uplink != new.uplink {
+            // Everything that can be wrong is found before the old road is closed.
+            self.road
+                .change(new)
+                .await
+                .map_err(|error| vec![fixed("uplink", &format!("{error:#}"), "the old connection stays in use")])?;
+            changes.push("the road to the cloud was opened anew".into());
         }
         if configured(old) != configured(new) || old.presence != new.presence {
             let presence = (old.presence != new.presence).then(|| new.presence.clone());

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::{state::StateFolder, supervise::Supervisor};
+use super::{road::Road, state::StateFolder, supervise::Supervisor};
 use crate::{
     broker::{self, Broker},
     bus::{self, ChildEvents, Events, Orders, Question, Questions, WORK},
@@ -20,6 +20,7 @@ use crate::{
     tasks::Tasks,
     twins::{self, Keeper},
     updates::{self, Updates},
+    uplink::Uplink,
     web::{self, Web},
 };
 
@@ -33,6 +34,8 @@ pub struct Rooms {
     pub broker: Broker,
     pub keeper: Keeper,
     pub registry: Registry,
+    /// Replaced as a whole when `[uplink]` changes.
+    pub uplink: watch::Receiver<Uplink>,
     pub updates: Updates,
     pub diagnostics: Diagnostics,
     pub orders: Orders,
@@ -44,7 +47,6 @@ pub struct Rooms {
 #[derive(Default)]
 pub struct Stages {
     pub drivers: Tasks,
-    pub uplink: Tasks,
     pub work: Tasks,
     pub broker: Tasks,
     pub keeper: Tasks,
@@ -56,6 +58,7 @@ pub struct Stages {
 pub struct Built {
     pub rooms: Rooms,
     pub stages: Stages,
+    pub road: Road,
     pub web: Option<Web>,
     pub questions: mpsc::Receiver<Question>,
     pub restarts: mpsc::Receiver<Restart>,
@@ -185,6 +188,8 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         &stages.work,
     );
 
+    let road = Road::open(config, &store, &orders, &events, registry.ids())?;
+
     let web = match config.web.enabled {
         false => None,
         true => {
@@ -215,13 +220,14 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         broker,
         keeper,
         registry,
+        uplink,
         updates,
         diagnostics,
         orders,
         supervisor,
         logs,
     };
-    Ok(Built { rooms, stages, web, questions: questions_end, restarts, events, writer, state })
+    Ok(Built { rooms, stages, road, web, questions: questions_end, restarts, events, writer, state })
 }
 
 /// What the registry is to know of the configuration.

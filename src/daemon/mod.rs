@@ -19,6 +19,7 @@ use crate::{config::Config, logging::Logs};
 
 pub use run::{Daemon, run};
 
+mod road;
 mod run;
 
 /// Why the daemon is not running any more; decides the exit code.

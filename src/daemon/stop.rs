@@ -12,11 +12,11 @@ const STAGE: Duration = Duration::from_secs(5);
 /// Stops all rooms in order. Resolves when the last commit is synced.
 pub async fn stop(built: Built, hurry: impl Future<Output = ()>) {
     systemd::stopping("stopping");
-    let Built { rooms, stages, writer, state, .. } = built;
+    let Built { rooms, stages, road, writer, state, .. } = built;
     let orderly = async {
         let order: [(&str, &Tasks); 6] = [
             ("drivers", &stages.drivers),
-            ("uplink", &stages.uplink),
+            ("uplink", road.tasks()),
             ("updates and diagnostics", &stages.work),
             ("broker", &stages.broker),
             ("keeper", &stages.keeper),
