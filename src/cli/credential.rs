@@ -196,7 +196,8 @@ fn hand_out(made: &Json, out: &Out) -> Result<(), Trouble> {
         let Some(part) = made[name].as_str() else { continue };
         match &out.out {
             Some(folder) => {
-                let path = folder.join(if name == "authority" { ending.to_owned() } else { format!("{device}.{ending}") });
+                let path =
+                    folder.join(if name == "authority" { ending.to_owned() } else { format!("{device}.{ending}") });
                 write_private(&path, part).map_err(Trouble::with(path.display().to_string()))?;
                 println!("{}", path.display());
             }
@@ -205,7 +206,10 @@ fn hand_out(made: &Json, out: &Out) -> Result<(), Trouble> {
         }
     }
     let until = made["expires"].as_i64().map(|_| format!(", until {}", time(&made["expires"]))).unwrap_or_default();
-    eprintln!("Credential {} of {device}{until}. The user name is {device}; the secret is not shown again.", text(made, "id"));
+    eprintln!(
+        "Credential {} of {device}{until}. The user name is {device}; the secret is not shown again.",
+        text(made, "id")
+    );
     Ok(())
 }
 

@@ -210,7 +210,11 @@ fn list(out: &mut String, now: Millis, devices: &[DeviceRow], paint: &Paint) {
             notes.push(format!("open: {}", plain(&row.open.join(", "))));
         }
         if let Some(update) = row.update.as_ref().filter(|update| !update.status.is_final()) {
-            notes.push(format!("updating to {} ({} %)", plain(update.to.as_deref().unwrap_or("?")), update.progress.unwrap_or(0)));
+            notes.push(format!(
+                "updating to {} ({} %)",
+                plain(update.to.as_deref().unwrap_or("?")),
+                update.progress.unwrap_or(0)
+            ));
         }
         let _ = writeln!(
             out,

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use super::{road::Road, state::StateFolder, supervise::Supervisor};
 use crate::{
     broker::{self, Broker},
-    bus::{self, ChildEvents, Events, Orders, Question, Questions, WORK},
+    bus::{ChildEvents, Events, Orders, Question, Questions, WORK},
     clock,
     config::Config,
     diagnostics::{self, Diagnostics, Restart},
@@ -212,6 +212,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         let (tending, stop) = (identity.clone(), stages.work.stopping());
         stages.work.spawn("identity", async move { tending.tend(stop).await });
     }
+    let uplink = road.watch();
     let rooms = Rooms {
         gateway,
         started,

@@ -1,11 +1,8 @@
 //! The main loop: signals, questions, reloads, the watchdog, and the end.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     Failure, Start, answers,
@@ -15,8 +12,7 @@ use super::{
 };
 use crate::{
     bus::{ConfigReport, Question},
-    clock,
-    config::{self, Config},
+    clock, config,
     diagnostics::Restart,
     model::{event::Event, view::ConfigStatus},
     systemd,
