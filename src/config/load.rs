@@ -1,4 +1,4 @@
-//! Reads a configuration folder: `headgate.toml`, `access.toml` and every `devices.d/*.toml`; a checked [`Config`] or
+//! Reads a configuration folder: `headgate.toml`, `access.toml`, every `devices.d/*.toml` and `profiles/*.toml`; a checked [`Config`] or
 //! all problems of all files.
 
 use std::{
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, problem::Problem};
+use super::{Config, modbus::profile::Profiles, problem::Problem};
 
 /// File name and text, as found on disk.
 pub struct Source {
@@ -16,12 +16,20 @@ pub struct Source {
 }
 
 /// What a folder holds, before it means anything.
-#[derive(Default)]
 pub struct Sources {
     pub main: Option<Source>,
     pub access: Option<Source>,
     pub devices: Vec<Source>,
+    /// The shipped profiles and those below `profiles/`.
+    pub profiles: Profiles,
     pub problems: Vec<Problem>,
+}
+
+impl Default for Sources {
+    /// No files at all: the shipped profiles only.
+    fn default() -> Self {
+        Self { main: None, access: None, devices: Vec::new(), profiles: Profiles::shipped(), problems: Vec::new() }
+    }
 }
 
 impl Sources {
@@ -36,6 +44,9 @@ impl Sources {
             ));
             return sources;
         }
+        let (profiles, problems) = Profiles::with_overlay(&folder.join("profiles"));
+        sources.profiles = profiles;
+        sources.problems.extend(problems);
         sources.main = sources.file(&folder.join("headgate.toml"));
         sources.access = sources.file(&folder.join("access.toml"));
         let devices = folder.join("devices.d");

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use device::Common;
 use load::{Source, Sources};
+use modbus::profile::Profiles;
 use problem::Problem;
 use read::{Document, Section};
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub shadows: shadows::Shadows,
     pub coap: coap::Server,
     pub updates: updates::Updates,
+    /// Modbus buses with the units on them.
+    pub buses: Vec<Arc<modbus::Bus>>,
     /// Children that speak MQTT.
     pub mqtt: Vec<Common>,
     /// Children that are CoAP servers; the gateway observes or polls them.
@@ -63,7 +66,7 @@ impl Config {
             problems.extend(with_root(source, |root| config.access = access::read(root)));
         }
         for source in &sources.devices {
-            problems.extend(with_root(source, |root| config.read_devices(root)));
+            problems.extend(with_root(source, |root| config.read_devices(root, &sources.profiles)));
         }
         let ids = config.devices();
         problems.extend(load::doubles(ids.iter().map(|device| (device.id.as_str(), "devices.d"))));
@@ -90,7 +93,11 @@ impl Config {
     }
 
     /// A file of `devices.d`: a bus with its units, or devices that stand alone.
-    fn read_devices(&mut self, root: &Section<'_>) {
+    fn read_devices(&mut self, root: &Section<'_>, profiles: &Profiles) {
+        if root.has("bus") {
+            self.buses.extend(modbus::read(root, profiles).map(Arc::new));
+            return;
+        }
         for section in root.sections("device") {
             #[derive(Clone)]
             enum Wire {
@@ -114,7 +121,8 @@ impl Config {
 
     /// The common part of every device, whatever its wire.
     pub fn devices(&self) -> Vec<&Common> {
-        self.mqtt.iter().chain(self.coap_devices.iter().map(|device| &device.common)).collect()
+        let units = self.buses.iter().flat_map(|bus| bus.devices.iter().map(|device| &device.common));
+        units.chain(&self.mqtt).chain(self.coap_devices.iter().map(|device| &device.common)).collect()
     }
 }
 

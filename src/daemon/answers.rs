@@ -3,7 +3,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::build::Rooms;
+use super::{build::Rooms, devices::about, points::described};
 use crate::{
     bus::Question,
     clock,
@@ -129,7 +129,9 @@ impl Rooms {
         let document = self.keeper.shadow(&device.id, None).await.map_err(unavailable)?;
         let open = document.map(|d| d.delta().iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
         let update = self.updates.status().iter().find(|update| update.device == device.id).map(progress);
-        Ok(DeviceRow { device, values, open, update, units: Default::default() })
+        let (points, _) = described(&self.config.borrow(), &device.id);
+        let units = points.into_iter().filter_map(|point| Some((point.name, point.unit?))).collect();
+        Ok(DeviceRow { device, values, open, update, units })
     }
 
     async fn device(&self, id: DeviceId) -> Result<DeviceView, Refusal> {
@@ -137,16 +139,10 @@ impl Rooms {
         let values = self.keeper.latest(&id).await;
         let connection = self.broker.status().into_iter().find(|connection| connection.device == id.as_str());
         let row = self.row(device, values).await?;
-        Ok(DeviceView {
-            row,
-            points: Vec::new(),
-            commands: Vec::new(),
-            connection,
-            config: None,
-            drift: Vec::new(),
-            address: None,
-            counters: None,
-        })
+        let config = self.config.borrow().clone();
+        let (points, commands) = described(&config, &id);
+        let (address, counters) = about(&self.buses, &config.buses, &id);
+        Ok(DeviceView { row, points, commands, connection, config: None, drift: Vec::new(), address, counters })
     }
 
     async fn shadows(&self, id: DeviceId) -> Result<Vec<String>, Refusal> {

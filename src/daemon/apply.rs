@@ -1,5 +1,7 @@
 //! Applies a changed configuration to the running rooms: planned first, so that it happens all or not at all.
 
+use std::sync::Arc;
+
 use super::build::{Built, configured};
 use crate::config::{Config, problem::Problem};
 
@@ -41,6 +43,8 @@ impl Built {
             self.rooms.registry.sync(configured(new), presence).await;
             changes.push(format!("{} devices are configured", new.devices().len()));
         }
+        changes.extend(self.drivers.apply(old, new).await);
+        self.config.send_replace(Arc::new(new.clone()));
         Ok(changes)
     }
 }

@@ -1,11 +1,16 @@
 //! Builds and wires the rooms from the ground up: who gets which channel end. Read it as the picture of the flow.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 
-use super::{road::Road, state::StateFolder, supervise::Supervisor};
+use super::{
+    devices::{Buses, Drivers},
+    road::Road,
+    state::StateFolder,
+    supervise::Supervisor,
+};
 use crate::{
     broker::{self, Broker},
     bus::{ChildEvents, Events, Orders, Question, Questions, WORK},
@@ -38,6 +43,9 @@ pub struct Rooms {
     pub uplink: watch::Receiver<Uplink>,
     pub updates: Updates,
     pub diagnostics: Diagnostics,
+    pub buses: Buses,
+    /// The configuration that runs.
+    pub config: watch::Receiver<Arc<Config>>,
     pub orders: Orders,
     pub supervisor: Supervisor,
     pub logs: Logs,
@@ -58,7 +66,9 @@ pub struct Stages {
 pub struct Built {
     pub rooms: Rooms,
     pub stages: Stages,
+    pub drivers: Drivers,
     pub road: Road,
+    pub config: watch::Sender<Arc<Config>>,
     pub web: Option<Web>,
     pub questions: mpsc::Receiver<Question>,
     pub restarts: mpsc::Receiver<Restart>,
@@ -188,6 +198,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         &stages.work,
     );
 
+    let drivers = Drivers::start(config, &keeper, &supervisor, &store, readings, &stages.drivers).await;
     let road = Road::open(config, &store, &orders, &events, registry.ids())?;
 
     let web = match config.web.enabled {
@@ -199,7 +210,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
                 events: events.clone(),
                 identity: identity.clone(),
                 store: store.clone(),
-                modbus: None,
+                modbus: Some(drivers.to_modbus()),
                 firmware: Some(updates::http::router(updates.clone(), identity.clone())),
                 control: Some(state.path().join("control.sock")),
             };
@@ -213,6 +224,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         stages.work.spawn("identity", async move { tending.tend(stop).await });
     }
     let uplink = road.watch();
+    let (config, running) = watch::channel(Arc::new(config.clone()));
     let rooms = Rooms {
         gateway,
         started,
@@ -224,11 +236,13 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         uplink,
         updates,
         diagnostics,
+        buses: drivers.buses(),
+        config: running,
         orders,
         supervisor,
         logs,
     };
-    Ok(Built { rooms, stages, road, web, questions: questions_end, restarts, events, writer, state })
+    Ok(Built { rooms, stages, drivers, road, config, web, questions: questions_end, restarts, events, writer, state })
 }
 
 /// What the registry is to know of the configuration.
@@ -251,5 +265,10 @@ pub fn configured(config: &Config) -> Vec<Configured> {
     };
     let mqtt = config.mqtt.iter().map(|common| entry(common, Protocol::Mqtt));
     let coap = config.coap_devices.iter().map(|device| entry(&device.common, Protocol::Coap));
-    std::iter::once(gateway).chain(mqtt).chain(coap).collect()
+    let units = config.buses.iter().flat_map(|bus| &bus.devices);
+    let modbus = units.map(|device| Configured {
+        kind: device.profile.clone().unwrap_or_else(|| device.common.kind.as_str().into()),
+        ..entry(&device.common, Protocol::Modbus)
+    });
+    std::iter::once(gateway).chain(modbus).chain(mqtt).chain(coap).collect()
 }

@@ -8,6 +8,8 @@
 mod answers;
 mod apply;
 mod build;
+mod devices;
+mod points;
 mod state;
 mod stop;
 pub mod supervise;

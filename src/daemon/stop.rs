@@ -12,10 +12,12 @@ const STAGE: Duration = Duration::from_secs(5);
 /// Stops all rooms in order. Resolves when the last commit is synced.
 pub async fn stop(built: Built, hurry: impl Future<Output = ()>) {
     systemd::stopping("stopping");
-    let Built { rooms, stages, road, writer, state, .. } = built;
+    let Built { rooms, stages, drivers, road, writer, state, .. } = built;
     let orderly = async {
-        let order: [(&str, &Tasks); 6] = [
-            ("drivers", &stages.drivers),
+        if tokio::time::timeout(STAGE, drivers.stop()).await.is_err() {
+            tracing::warn!(stage = "drivers", "did not end in {STAGE:?}; going on without them");
+        }
+        let order: [(&str, &Tasks); 5] = [
             ("uplink", road.tasks()),
             ("updates and diagnostics", &stages.work),
             ("broker", &stages.broker),

@@ -62,9 +62,8 @@ fn watch(folder: &Path, changed: mpsc::Sender<()>) -> notify::Result<notify::Rec
         }
     })?;
     watcher.watch(folder, RecursiveMode::NonRecursive)?;
-    let devices = folder.join("devices.d");
-    if devices.is_dir() {
-        watcher.watch(&devices, RecursiveMode::NonRecursive)?;
+    for below in ["devices.d", "profiles"].map(|name| folder.join(name)).iter().filter(|path| path.is_dir()) {
+        watcher.watch(below, RecursiveMode::NonRecursive)?;
     }
     Ok(watcher)
 }
