@@ -235,27 +235,40 @@ impl Drain {
             let lane = &mut self.lanes[index];
             let late = lane.late;
             for reader in [lane.live.as_mut(), Some(&mut lane.backlog)].into_iter().flatten() {
-                let mut taken: Vec<Record> = Vec::new();
-                let mut bytes = 0;
-                while let Some(record) = reader.buffer.front() {
-                    let too_late = record.position <= late && taken.len() >= late_allowed;
-                    // Urgent things are never held back by a rate.
-                    if too_late && index != Lane::Urgent as usize {
+                // Again where all that was taken fits into no publish.
+                loop {
+                    let taken = take(reader, index, late, bounds, late_allowed);
+                    if taken.is_empty() {
                         break;
                     }
-                    bytes += record.record.body.len();
-                    taken.extend(reader.buffer.pop_front());
-                    if taken.len() >= bounds.records * 4 || bytes >= bounds.bytes * 2 {
-                        break;
+                    let out = publishes(&self.native, Lane::ALL[index], taken, late, bounds, oversize);
+                    if !out.is_empty() {
+                        return out;
                     }
-                }
-                if !taken.is_empty() {
-                    return publishes(&self.native, Lane::ALL[index], taken, late, bounds, oversize);
                 }
             }
         }
         Vec::new()
     }
+}
+
+/// Records for a few publishes, as far as the rate of late ones allows.
+fn take(reader: &mut Reader, lane: usize, late: u64, bounds: Bounds, late_allowed: usize) -> Vec<Record> {
+    let mut taken: Vec<Record> = Vec::new();
+    let mut bytes = 0;
+    while let Some(record) = reader.buffer.front() {
+        let too_late = record.position <= late && taken.len() >= late_allowed;
+        // Urgent things are never held back by a rate.
+        if too_late && lane != Lane::Urgent as usize {
+            break;
+        }
+        bytes += record.record.body.len();
+        taken.extend(reader.buffer.pop_front());
+        if taken.len() >= bounds.records * 4 || bytes >= bounds.bytes * 2 {
+            break;
+        }
+    }
+    taken
 }
 
 /// Groups records by device, in order, and cuts where a publish is full.
