@@ -23,6 +23,7 @@ pub mod retained;
 pub mod sessions;
 pub mod settings;
 pub mod shadows;
+pub mod time;
 
 use std::{
     path::{Path, PathBuf},

@@ -44,6 +44,7 @@ struct LaneSql {
     drop: &'static str,
     /// The latest birth of a block.
     lived: &'static str,
+    newest: &'static str,
 }
 
 macro_rules! lane_sql {
@@ -55,6 +56,7 @@ macro_rules! lane_sql {
             oldest: concat!("SELECT first, count, lived FROM ", $table, " ORDER BY first LIMIT 1"),
             data: concat!("SELECT data FROM ", $table, " WHERE first = ?1"),
             drop: concat!("DELETE FROM ", $table, " WHERE first = ?1"),
+            newest: concat!("SELECT COALESCE((SELECT last_ts FROM ", $table, " ORDER BY first DESC LIMIT 1), 0)"),
             lived: concat!("SELECT COALESCE((SELECT lived FROM ", $table, " ORDER BY first DESC LIMIT 1), 0)"),
         }
     };
@@ -168,6 +170,15 @@ impl Store {
     }
 }
 
+/// The newest time a record of the last blocks bears.
+pub(in crate::store) fn newest_stamp(connection: &Connection) -> Result<Millis, StoreError> {
+    let mut newest = 0;
+    for sql in &SQL {
+        newest = newest.max(connection.query_row(sql.newest, [], |row| row.get(0))?);
+    }
+    Ok(Millis(newest))
+}
+
 fn read_after(
     connection: &Connection,
     lane: Lane,
@@ -264,6 +275,28 @@ mod tests {
         store.move_cursor("cloud", Lane::Telemetry, 5).await.expect("move");
         assert_eq!(store.cursor("cloud", Lane::Telemetry).await.expect("read"), 7);
         assert_eq!(store.cursor("cloud", Lane::Urgent).await.expect("read"), 0);
+    }
+
+    #[tokio::test]
+    async fn flagged_stamps_are_repaired_when_the_clock_is_known() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        // As the tail does it while the clock is not believed.
+        let flagged = store.write(|writer| {
+            writer.log.append(reading("a", 1), false);
+            writer.log.doubt_last();
+            Ok(())
+        });
+        flagged.await.expect("stored");
+        store.append(vec![reading("a", 2)]).await.expect("stored");
+        let stamps = async || {
+            let records = store.read_after(Lane::Telemetry, 0, 10, 1 << 20).await.expect("read");
+            records.iter().map(|r| (r.record.ts.0 - 1_760_000_000_000, r.clock_untrusted)).collect::<Vec<_>>()
+        };
+        assert_eq!(stamps().await, [(1, true), (2, false)]);
+        store.repair_stamps(5000).await.expect("repaired");
+        assert_eq!(stamps().await, [(5001, false), (2, false)]);
+        assert_eq!(store.newest_stamp().await.expect("read"), Millis(1_760_000_000_002));
     }
 
     #[tokio::test]

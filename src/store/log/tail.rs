@@ -192,6 +192,11 @@ impl Tail {
         Ok(())
     }
 
+    /// The number of this run, under which its flagged stamps are repaired.
+    pub(in crate::store) fn boot(&self) -> i64 {
+        self.boot
+    }
+
     /// Switched-on time since the log began, in milliseconds: an age that no step of the clock can change.
     pub(super) fn lived(&self) -> i64 {
         self.lived_before + i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
@@ -226,7 +231,7 @@ impl Tail {
         }
         seqs[lane as usize] += 1;
         let seq = seqs[lane as usize];
-        let untrusted = !clock::trusted();
+        let untrusted = clock::doubtful(record.ts);
         self.pending.push(Pending { lane, seq, untrusted, lazy, record });
         seq
     }
@@ -264,6 +269,12 @@ impl Tail {
             self.dirty.insert(device.clone());
         }
         skipped
+    }
+
+    /// Flags the last record of the group as one of an unbelieved clock.
+    #[cfg(test)]
+    pub fn doubt_last(&mut self) {
+        self.pending.last_mut().expect("one").untrusted = true;
     }
 
     pub fn mark(&self) -> Mark {
