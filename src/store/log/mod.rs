@@ -268,6 +268,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_block_that_is_filled_up_over_a_snapshot_is_not_forgotten() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, thread) = Store::open(folder.path()).expect("open");
+        // A small block stays open, and every record is a commit of its own.
+        store.append((0..19_999).map(|n| reading("a", n)).collect()).await.expect("stored");
+        for n in 0..5 {
+            store.append(vec![reading("b", n)]).await.expect("stored");
+        }
+        // No goodbye: as after a kill, what is on disk is all there is.
+        drop((store, thread));
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        assert_eq!(store.append(vec![reading("b", 5)]).await.expect("stored"), [6]);
+        let records = store.read_after(Lane::Telemetry, 19_999, 10, 1 << 20).await.expect("read");
+        assert_eq!(records.iter().map(|r| r.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[tokio::test]
     async fn a_cursor_moves_forward_only() {
         let folder = tempfile::tempdir().expect("folder");
         let (store, _thread) = Store::open(folder.path()).expect("open");

@@ -412,6 +412,8 @@ impl Tail {
         }
         for (lane, end) in self.lanes.iter_mut().enumerate() {
             end.snapshot = end.next - 1;
+            // What comes now begins a block of its own: a start reads the blocks after the snapshot only.
+            end.open = None;
             let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO log_lanes VALUES (?1, ?2)")?;
             statement.execute((lane, end.snapshot))?;
         }
