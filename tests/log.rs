@@ -216,3 +216,90 @@ async fn a_damaged_database_is_set_aside_salvaged_and_declared() {
         thread.join();
     }
 }
+
+/// A file system of a few megabytes, where the machine lets us make one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(megabytes: u32) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(folder.path());
+        let mounted = mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success());
+        if !mounted {
+            println!("not run: this needs the right to mount (try `unshare -rm cargo test --test log`)");
+        }
+        mounted.then_some(SmallDisk(folder))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_acknowledges_nothing_and_recovers_without_a_restart() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let (store, thread) = Store::open_with(disk.path(), options(64 << 20)).expect("open");
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![1; 5 << 20]).expect("room for it");
+    let mut acknowledged = Vec::new();
+    let mut refused = 0;
+    for n in 0..6000 {
+        match store.append(vec![reading("a", n, 1000)]).await {
+            Ok(seqs) => acknowledged.push((seqs[0], n)),
+            Err(_) => refused += 1,
+        }
+        if refused == 50 {
+            break;
+        }
+    }
+    assert_eq!(refused, 50, "the disk was never full");
+    assert!(matches!(&*store.health().borrow(), StoreHealth::Refusing { .. }));
+    store.append_lazy((0..100).map(|n| reading("b", n, 1000)).collect()).await.expect("queued");
+    fs::remove_file(&ballast).expect("removed");
+    let mut health = store.health();
+    let good = health.wait_for(|health| *health == StoreHealth::Good);
+    tokio::time::timeout(Duration::from_secs(10), good).await.expect("recovers").expect("runs");
+    acknowledged.push((store.append(vec![reading("a", 9999, 1000)]).await.expect("stored")[0], 9999));
+    store.stop().await;
+    thread.join();
+    let (store, thread) = Store::open_with(disk.path(), options(64 << 20)).expect("open");
+    let kept = all(&store, Lane::Telemetry).await;
+    for (seq, n) in acknowledged {
+        let found = kept.iter().find(|record| record.record.device.as_str() == "a" && record.seq == seq);
+        assert_eq!(found.map(|record| &record.record), Some(&reading("a", n, 1000)), "seq {seq}");
+    }
+    assert_eq!(kept.iter().filter(|record| record.record.device.as_str() == "b").count(), 100);
+    store.stop().await;
+    thread.join();
+}
+
+#[tokio::test]
+async fn the_last_of_the_disk_is_left_to_others() {
+    let Some(disk) = SmallDisk::new(16) else { return };
+    let mut options = options(64 << 20);
+    options.log.keep_free = 6 << 20;
+    let (store, thread) = Store::open_with(disk.path(), options).expect("open");
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![1; 6 << 20]).expect("room for it");
+    let begun = std::time::Instant::now();
+    let mut n = 0;
+    // Free space is looked at every few seconds.
+    while begun.elapsed() < Duration::from_secs(12) {
+        store.append((n..n + 20).map(|n| reading("a", n, 1000)).collect()).await.expect("never refused");
+        n += 20;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(store.settle_gaps().await.expect("settled") > 0, "nothing had to go");
+    let causes = is_complete(&store, n, &["a"]).await;
+    assert!(causes["quota"] > 0);
+    store.stop().await;
+    thread.join();
+}
