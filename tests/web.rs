@@ -410,3 +410,26 @@ async fn the_page_can_be_looked_at() {
         tokio::time::sleep(Duration::from_secs(7200)).await;
     }
 }
+
+#[test]
+fn every_route_is_documented_with_its_role() {
+    let text = include_str!("../docs/api.md");
+    let documented: Vec<(String, String)> = (text.lines())
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter_map(|(route, rest)| Some((route.to_owned(), rest.split_once(" |")?.0.to_owned())))
+        .filter(|(route, _)| route.contains(" /"))
+        .collect();
+    let mut table: Vec<(String, String)> = Vec::new();
+    for (method, path, access) in web::permissions() {
+        let role = match access {
+            Access::Open => "anyone".to_owned(),
+            Access::From(role) => role.as_str().to_owned(),
+            Access::Proved(role) => format!("{}, proved", role.as_str()),
+        };
+        table.push((format!("{method} {path}"), role));
+    }
+    for route in &table {
+        assert!(documented.contains(route), "{route:?} is not in docs/api.md like this");
+    }
+    assert_eq!(documented.len(), table.len(), "docs/api.md has routes that do not exist");
+}

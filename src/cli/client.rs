@@ -1,11 +1,6 @@
 //! Talks to the running daemon: HTTP/1.1 over its control socket, and good words where nobody answers.
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-    pin::pin,
-    process::ExitCode,
-};
+use std::{fmt, io, path::PathBuf, pin::pin, process::ExitCode};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -27,7 +22,7 @@ pub struct Daemon {
     #[command(flatten)]
     config: ConfigFolder,
     /// Control socket of the daemon [default: control.sock in the configured state folder, else in /var/lib/headgate]
-    #[arg(long, value_name = "PATH", env = "HEADGATE_SOCKET")]
+    #[arg(long, value_name = "PATH", env = "HEADGATE_SOCKET", global = true)]
     socket: Option<PathBuf>,
 }
 
@@ -39,8 +34,12 @@ impl Daemon {
         }
         // A configuration with problems may still belong to a daemon that runs an earlier one.
         let state = config::load::load(self.config.resolve().as_deref()).map(|config| config.gateway.state).ok();
-        let mut folders: Vec<PathBuf> = state.into_iter().chain([PathBuf::from(INSTALLED), "state".into()]).collect();
-        folders.dedup();
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for folder in state.into_iter().chain([PathBuf::from(INSTALLED), "state".into()]) {
+            if !folders.contains(&folder) {
+                folders.push(folder);
+            }
+        }
         folders.into_iter().map(|folder| folder.join("control.sock")).collect()
     }
 
@@ -116,10 +115,6 @@ impl Client {
             }
         }
         Err(ClientError::NotRunning(looked))
-    }
-
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// GET as a value of ours.

@@ -119,6 +119,9 @@ async fn act(client: &Client, what: &What) -> Result<Result<(), Trouble>, Client
                 Ok(body) => body,
                 Err(trouble) => return Ok(Err(trouble)),
             };
+            if let Err(trouble) = out.free(device) {
+                return Ok(Err(trouble));
+            }
             body["device"] = json!(device);
             let made = client.send(Method::POST, "/v1/credentials", Some(&body)).await?;
             return Ok(hand_out(&made, out));
@@ -168,6 +171,19 @@ impl Trouble {
     }
 }
 
+impl Out {
+    /// Asked before anything is issued: a key that cannot be written would be lost.
+    fn free(&self, device: &str) -> Result<(), Trouble> {
+        let Some(folder) = &self.out else { return Ok(()) };
+        let taken = ["token", "key.pem", "crt.pem"].map(|ending| folder.join(format!("{device}.{ending}")));
+        if let Some(path) = taken.into_iter().find(|path| path.exists()) {
+            return Err(Trouble::with(path.display().to_string())(io::ErrorKind::AlreadyExists.into()));
+        }
+        let missing = || Trouble::with(folder.display().to_string())(io::ErrorKind::NotFound.into());
+        if folder.is_dir() { Ok(()) } else { Err(missing()) }
+    }
+}
+
 impl Kind {
     fn body(&self) -> Result<Json, Trouble> {
         Ok(if let Some(file) = &self.request {
@@ -191,19 +207,23 @@ fn hand_out(made: &Json, out: &Out) -> Result<(), Trouble> {
         return Ok(());
     }
     let device = text(made, "device");
-    let parts = [("token", "token"), ("key", "key.pem"), ("certificate", "crt.pem"), ("authority", "ca.pem")];
+    let parts = [("token", "token"), ("key", "key.pem"), ("certificate", "crt.pem")];
     for (name, ending) in parts {
         let Some(part) = made[name].as_str() else { continue };
         match &out.out {
             Some(folder) => {
-                let path =
-                    folder.join(if name == "authority" { ending.to_owned() } else { format!("{device}.{ending}") });
+                let path = folder.join(format!("{device}.{ending}"));
                 write_private(&path, part).map_err(Trouble::with(path.display().to_string()))?;
                 println!("{}", path.display());
             }
             None if name == "token" => println!("{part}"),
             None => print!("{part}"),
         }
+    }
+    if let Some(folder) = &out.out {
+        let path = folder.join("ca.pem");
+        fs::write(&path, text(made, "authority")).map_err(Trouble::with(path.display().to_string()))?;
+        println!("{}", path.display());
     }
     let until = made["expires"].as_i64().map(|_| format!(", until {}", time(&made["expires"]))).unwrap_or_default();
     eprintln!(

@@ -34,7 +34,7 @@ struct Arguments {
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigFolder {
     /// Folder with headgate.toml, access.toml and devices.d/ [default: /etc/headgate where it exists, else built-in defaults]
-    #[arg(long = "config", short = 'c', value_name = "DIR", env = "HEADGATE_CONFIG")]
+    #[arg(long = "config", short = 'c', value_name = "DIR", env = "HEADGATE_CONFIG", global = true)]
     folder: Option<PathBuf>,
 }
 

@@ -1,8 +1,8 @@
 //! `headgate status`: how the running gateway is, on one screen.
 
 use std::{
-    fmt::Write,
-    io::{self, IsTerminal},
+    fmt::Write as _,
+    io::{self, IsTerminal, Write as _},
     process::ExitCode,
 };
 
@@ -35,7 +35,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     });
     match shown {
         Ok(text) => {
-            println!("{}", text.trim_end());
+            // Whoever reads only the first lines closes the pipe early.
+            let _ = writeln!(io::stdout(), "{}", text.trim_end());
             ExitCode::SUCCESS
         }
         Err(code) => code,
@@ -216,12 +217,9 @@ fn list(out: &mut String, now: Millis, devices: &[DeviceRow], paint: &Paint) {
                 update.progress.unwrap_or(0)
             ));
         }
-        let _ = writeln!(
-            out,
-            "{dot} {:<width$}  {word:<12} {seen:>10}  {}",
-            device.id.as_str(),
-            paint.soft(&notes.join("; "))
-        );
+        let notes = paint.soft(&notes.join("; "));
+        let line = format!("{dot} {:<width$}  {word:<12} {seen:>10}  {notes}", device.id.as_str());
+        let _ = writeln!(out, "{}", line.trim_end());
     }
     if rows.len() > NAMED {
         let _ = writeln!(out, "  … and {} more; --json lists all", rows.len() - NAMED);
