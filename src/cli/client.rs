@@ -43,6 +43,11 @@ impl Daemon {
         folders.into_iter().map(|folder| folder.join("control.sock")).collect()
     }
 
+    /// The daemon, where it runs.
+    pub async fn find(&self) -> Result<Client, ClientError> {
+        Client::find(self.sockets()).await
+    }
+
     /// Runs `work` with a connection to the daemon; turns what went wrong into words and an exit code.
     pub fn run<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T, ClientError>) -> Result<T, ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

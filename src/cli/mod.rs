@@ -4,6 +4,8 @@ mod check;
 mod client;
 mod credential;
 pub mod demo;
+mod modbus;
+mod profile;
 mod run;
 mod status;
 
@@ -56,6 +58,10 @@ enum Command {
     Status(status::Arguments),
     /// Issue, list and revoke the credentials of children; make login codes
     Credential(credential::Arguments),
+    /// Commission Modbus buses: scan, read, write, solve, watch, simulate
+    Modbus(modbus::Arguments),
+    /// Look at device profiles, check them, begin or import one
+    Profile(profile::Arguments),
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
 }
@@ -68,6 +74,8 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Credential(arguments) => credential::run(&arguments),
+        Command::Modbus(arguments) => modbus::run(arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut std::io::stdout());
             ExitCode::SUCCESS

@@ -68,16 +68,18 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             print!("{}", START.replace("NAME", name));
             ExitCode::SUCCESS
         }
-        What::Import { file, name } => match fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|t| import(&t, name)) {
-            Ok(profile) => {
-                print!("{profile}");
-                ExitCode::SUCCESS
+        What::Import { file, name } => {
+            match fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|t| import(&t, name)) {
+                Ok(profile) => {
+                    print!("{profile}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("{}: {error}", file.display());
+                    ExitCode::FAILURE
+                }
             }
-            Err(error) => {
-                eprintln!("{}: {error}", file.display());
-                ExitCode::FAILURE
-            }
-        },
+        }
     }
 }
 
@@ -174,7 +176,10 @@ fn show(profile: &Profile) {
     println!("{}  {}", profile.name, profile.title);
     println!("maker {}, {}, version {}", profile.maker, profile.kind, profile.version);
     println!("source {}\n", profile.source);
-    println!("{:<28} {:<8} {:>6}  {:<10} {:<5} {:>8}  {:<6} {:<3} {}", "name", "table", "addr", "type", "order", "scale", "unit", "", "every");
+    println!(
+        "{:<28} {:<8} {:>6}  {:<10} {:<5} {:>8}  {:<6} {:<3} {}",
+        "name", "table", "addr", "type", "order", "scale", "unit", "", "every"
+    );
     for point in &profile.points {
         let access = match point.access {
             Access::Read => "r",
@@ -215,8 +220,12 @@ fn import(text: &str, name: &str) -> Result<String, String> {
     );
     for line in lines {
         let cells = cells(line, separator);
-        let row: BTreeMap<&str, &str> =
-            columns.iter().map(String::as_str).zip(cells.iter().map(|cell| cell.trim())).filter(|(_, c)| !c.is_empty()).collect();
+        let row: BTreeMap<&str, &str> = columns
+            .iter()
+            .map(String::as_str)
+            .zip(cells.iter().map(|cell| cell.trim()))
+            .filter(|(_, c)| !c.is_empty())
+            .collect();
         profile.push_str("\n[[register]]\n");
         for (column, cell) in TEXTS.iter().filter_map(|column| Some((column, row.get(column)?))) {
             let _ = writeln!(profile, "{column} = {}", toml::Value::from(*cell));
@@ -255,7 +264,8 @@ mod tests {
     fn the_start_and_an_imported_table_are_profiles_without_problems() {
         let (profile, problems) = Profile::parse("new", &START.replace("NAME", "my-meter"));
         assert!(problems.is_empty() && profile.is_some(), "{problems:#?}");
-        let table = "Name;Address;Type;Scale;Unit;About\nvoltage;0;u16;0,1;V;\"phase; to neutral\"\nenergy;0x10;u32;1;kWh;\n";
+        let table =
+            "Name;Address;Type;Scale;Unit;About\nvoltage;0;u16;0,1;V;\"phase; to neutral\"\nenergy;0x10;u32;1;kWh;\n";
         let text = import(table, "my-meter").expect("a table");
         let (profile, problems) = Profile::parse("imported", &text);
         assert!(problems.is_empty(), "{problems:#?}");

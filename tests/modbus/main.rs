@@ -1,4 +1,6 @@
 //! The Modbus driver against its own simulator and against peers that nobody here wrote.
 
+mod faults;
+mod peers;
 mod polling;
 mod support;

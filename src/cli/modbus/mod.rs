@@ -118,7 +118,7 @@ enum Tool {
         #[command(flatten)]
         what: What,
         /// Registers or bits
-        #[arg(long, short)]
+        #[arg(long, short = 'n')]
         count: Option<u16>,
     },
     /// Write a value, read it back, and take it back after a time if asked to
@@ -189,9 +189,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Tool::Simulate(arguments) => return simulate::run(&arguments),
         Tool::Budget { file: Some(file), place } => return file_budget(&file, place.json),
         Tool::Budget { place, .. } => (place, ToolRequest::Budget {}),
-        Tool::Scan { place, units, timeout, lines } => {
-            (place, ToolRequest::Scan { units, timeout_ms: timeout, lines })
-        }
+        Tool::Scan { place, units, timeout, lines } => (place, ToolRequest::Scan { units, timeout_ms: timeout, lines }),
         Tool::Identify { place, whom } => match whom.target() {
             Ok(target) => (place, ToolRequest::Identify { target }),
             Err(error) => return complain(&error),
@@ -212,7 +210,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
             let revert_after_ms = revert.map(|time| time.as_millis() as u64);
             let request = ToolRequest::Write { target, place: what.place(), value, revert_after_ms };
             return finish(&place, &request, |answer| {
-                if !verify || answer["verified"] == json!(true) { Ok(()) } else { Err("the device does not hold what was written") }
+                if !verify || answer["verified"] == json!(true) {
+                    Ok(())
+                } else {
+                    Err("the device does not hold what was written")
+                }
             });
         }
         Tool::Solve { place, whom, table, address, display, around } => match whom.target() {
@@ -290,7 +292,8 @@ fn file_budget(file: &std::path::Path, json: bool) -> ExitCode {
 
 impl Whom {
     fn target(&self) -> Result<Target, String> {
-        let device = self.device.as_deref().map(|text| text.parse().map_err(|e| format!("--device {text}: {e}"))).transpose()?;
+        let device =
+            self.device.as_deref().map(|text| text.parse().map_err(|e| format!("--device {text}: {e}"))).transpose()?;
         if device.is_none() && self.unit.is_none() {
             return Err("say which: --unit 1, or --device NAME".into());
         }
@@ -326,7 +329,9 @@ impl Where {
                     Some(answer) => Ok(answer),
                     None => match direct {
                         Some(bus) => direct::run(bus, asked, each).await,
-                        None => Err("the daemon has no such bus; name a port with --port or an address with --tcp".into()),
+                        None => {
+                            Err("the daemon has no such bus; name a port with --port or an address with --tcp".into())
+                        }
                     },
                 },
                 Err(not_running) => match direct {

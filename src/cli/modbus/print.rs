@@ -46,7 +46,10 @@ pub(super) fn answer(request: &ToolRequest, answer: &Json, json: bool) {
 fn unit(found: &Json) -> String {
     let list = |key: &str| -> String {
         let items = found[key].as_array().into_iter().flatten();
-        items.map(|item| item.as_str().map_or_else(|| item.to_string(), ToOwned::to_owned)).collect::<Vec<_>>().join(", ")
+        items
+            .map(|item| item.as_str().map_or_else(|| item.to_string(), ToOwned::to_owned))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     let identity = found["identity"].as_object().into_iter().flatten();
     let identity: Vec<String> = identity.map(|(key, value)| format!("{key}={value}")).collect();
@@ -54,7 +57,9 @@ fn unit(found: &Json) -> String {
     if let Some(settings) = found["line"].as_str() {
         line += &format!(" at {settings}");
     }
-    for (word, text) in [("", identity.join(" ")), ("sunspec models ", list("sunspec")), ("profiles ", list("profiles"))] {
+    for (word, text) in
+        [("", identity.join(" ")), ("sunspec models ", list("sunspec")), ("profiles ", list("profiles"))]
+    {
         if !text.is_empty() {
             line += &format!("  {word}{text}");
         }
@@ -81,7 +86,13 @@ fn solve(answer: &Json) {
     for c in answer["candidates"].as_array().into_iter().flatten() {
         let text = |key: &str| c[key].as_str().unwrap_or_default().to_owned();
         let (score, address, scale) = (c["score"].as_f64().unwrap_or(0.0), &c["address"], &c["scale"]);
-        println!("{score:5.1}  {address:>7}  {:<6} {:<9} {:<8} {}", text("type"), text("order"), scale.to_string(), c["value"]);
+        println!(
+            "{score:5.1}  {address:>7}  {:<6} {:<9} {:<8} {}",
+            text("type"),
+            text("order"),
+            scale.to_string(),
+            c["value"]
+        );
     }
 }
 

@@ -100,6 +100,7 @@ fn made(arguments: &Arguments) -> Result<BTreeMap<u8, Unit>, String> {
     let (profiles, problems) = Profiles::with_overlay(&arguments.profiles);
     problems.iter().for_each(|problem| eprintln!("{problem}"));
     let name = arguments.profile.as_deref().unwrap_or_default();
-    let profile = profiles.get(name).ok_or_else(|| format!("there is no profile {name:?}; see `headgate profile show`"))?;
+    let profile =
+        profiles.get(name).ok_or_else(|| format!("there is no profile {name:?}; see `headgate profile show`"))?;
     Ok(units(&arguments.units)?.into_iter().map(|unit| (unit, Unit::from_profile(profile, unit))).collect())
 }

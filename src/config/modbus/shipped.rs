@@ -7,7 +7,28 @@ macro_rules! files {
 }
 
 /// File name and text.
-pub(super) const FILES: &[(&str, &str)] = files!["eastron-sdm630", "xy-md02"];
+pub(super) const FILES: &[(&str, &str)] = files![
+    "abb-b21",
+    "abb-b23",
+    "carlo-gavazzi-em24-e1",
+    "danfoss-vlt-fc",
+    "eastron-sdm120",
+    "eastron-sdm230",
+    "eastron-sdm630",
+    "epever-tracer",
+    "janitza-umg604",
+    "nibe-f-modbus40",
+    "schneider-iem3155",
+    "siemens-pac3200",
+    "sma-inverter",
+    "sunspec-inverter-single-phase",
+    "sunspec-inverter-three-phase-float",
+    "sunspec-inverter-three-phase",
+    "systemair-save",
+    "wago-879-30xx",
+    "waveshare-relay-8",
+    "xy-md02",
+];
 
 #[cfg(test)]
 mod tests {

@@ -215,6 +215,11 @@ impl Exception {
         matches!(self.0, 2 | 3)
     }
 
+    /// Asking again brings the same answer: no such function, address or amount.
+    pub fn is_lasting(self) -> bool {
+        matches!(self.0, 1..=3)
+    }
+
     /// A gateway answers in place of a device that did not.
     pub fn is_gateway(self) -> bool {
         matches!(self.0, 10 | 11)

@@ -136,9 +136,9 @@ impl Owner<'_> {
                         finish(&mut halved, parent, false, 0, unit, &mut learned);
                         continue;
                     }
-                    unit.refuse(&block, &code.to_string().into(), ts, now)
+                    unit.refuse(&block, code, ts, now)
                 }
-                Err(Fault::Exception(code)) => unit.refuse(&block, &code.to_string().into(), ts, now),
+                Err(Fault::Exception(code)) => unit.refuse(&block, code, ts, now),
                 Err(fault) => {
                     result = Err(fault);
                     break;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{
     codec,
     health::Health,
+    pdu::Exception,
     plan::{self, Block, Group, Learned},
     report::Filter,
     schedule::again,
@@ -211,11 +212,15 @@ impl Unit {
         taken
     }
 
-    /// The points of a block cannot be had: each is bad with this reason, said once.
-    pub fn refuse(&mut self, block: &Block, reason: &Arc<str>, ts: Millis, now: Instant) -> Taken {
+    /// The points of a block cannot be had: each is bad with the reason, said once. What the device does not have at
+    /// all is not asked for again for a while; a device that is busy or failing is.
+    pub fn refuse(&mut self, block: &Block, code: Exception, ts: Millis, now: Instant) -> Taken {
+        let reason: Arc<str> = code.to_string().into();
         let mut taken = Taken::default();
         for index in &block.points {
-            self.states[*index as usize].refused = Some((now, reason.clone()));
+            if code.is_lasting() {
+                self.states[*index as usize].refused = Some((now, reason.clone()));
+            }
             self.note(*index, None, Some(reason.clone()), ts, now, &mut taken);
         }
         taken

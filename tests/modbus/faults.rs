@@ -1,0 +1,223 @@
+//! What goes wrong on wires, and what it must not do to the rest: loud complaints against other gateways, as tests.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use headgate::{
+    bus::FromDriver,
+    config::modbus::{Bus, Framing, kind::Table},
+    drivers::modbus::simulate::{Modbus, Unit, faults::Fault},
+    tasks::Tasks,
+};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use crate::support::{PATIENCE, Rig, bus, id, loopback, rtu_bus, tcp_bus};
+
+/// Devices `u1` … `u{n}` with ten registers each.
+fn farm(count: u8, interval: &str) -> String {
+    let device = |n| {
+        let head = format!("[[device]]\nid = \"u{n}\"\nunit = {n}\ninterval = \"{interval}\"\n");
+        let register = |r| format!("[[device.register]]\nname = \"r{r}\"\naddress = {r}\n");
+        head + &(0..10).map(register).collect::<String>()
+    };
+    "timeout = \"300ms\"\n".to_owned() + &(1..=count).map(device).collect::<String>()
+}
+
+fn units(count: u8) -> Vec<(u8, Unit)> {
+    (1..=count).map(|n| (n, Unit::holding(&[u16::from(n); 10]))).collect()
+}
+
+/// Readings with good values per device, over a time.
+async fn count_readings(rig: &mut Rig, time: Duration) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    let until = tokio::time::Instant::now() + time;
+    while let Ok(Some(told)) = tokio::time::timeout_at(until, rig.told.recv()).await {
+        if let FromDriver::Reading(reading) = told
+            && reading.samples.iter().all(|s| s.quality.is_good())
+        {
+            *counts.entry(reading.device.to_string()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_one_unit_dead_one_refusing_and_one_slow_the_others_keep_their_rate() {
+    let tasks = Tasks::new();
+    let simulator = Modbus::tcp(&tasks, loopback(), units(10)).await.expect("a simulator");
+    simulator.faults.set(1, Fault { drop: 100, ..Fault::default() });
+    simulator.faults.set(2, Fault { exception: Some(6), ..Fault::default() });
+    simulator.faults.set(3, Fault { delay: Duration::from_millis(60), ..Fault::default() });
+    let mut rig = Rig::start(tcp_bus(simulator.address(), &farm(10, "250ms")));
+    while rig.reachable("u1").await.0 {}
+    let window = Duration::from_secs(8);
+    let counts = count_readings(&mut rig, window).await;
+    let due = window.as_millis() as usize / 250;
+    for healthy in 4..=10 {
+        let got = counts.get(&format!("u{healthy}")).copied().unwrap_or(0);
+        assert!(got * 100 >= due * 95, "u{healthy}: {got} of {due}; {counts:?}");
+    }
+    assert!(counts["u3"] * 100 >= due * 90, "the slow one is slow, not starved: {counts:?}");
+    assert!(!counts.contains_key("u1") && !counts.contains_key("u2"));
+}
+
+/// Values keep coming, and none of them is another register's, through every fault of a stream.
+async fn survives(fault: Fault, framing: Framing) {
+    let tasks = Tasks::new();
+    let mut unit = Unit::holding(&[0; 10]);
+    unit.put(Table::Holding, 0, &(0..10).collect::<Vec<u16>>());
+    let simulator = Modbus::tcp_framed(&tasks, loopback(), framing, [(1, unit)]).await.expect("a simulator");
+    simulator.faults.set(1, fault.clone());
+    let address = simulator.address();
+    let protocol = if framing == Framing::Tcp { "modbus-tcp" } else { "modbus-rtu-over-tcp" };
+    let mut text =
+        format!("[bus]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\ntimeout = \"100ms\"\nretries = 2\n");
+    text += "[[device]]\nid = \"u\"\nunit = 1\ninterval = \"10ms\"\n";
+    for r in 0..10 {
+        text += &format!("[[device.register]]\nname = \"r{r}\"\naddress = {r}\nnever_merge = true\n");
+    }
+    let mut rig = Rig::start(bus(&text));
+    let mut good = 0;
+    let started = Instant::now();
+    while good < 300 {
+        assert!(started.elapsed() < Duration::from_secs(30), "{fault:?}: {good} values only");
+        let reading = rig.reading("u").await;
+        for sample in reading.samples.iter().filter(|s| s.quality.is_good()) {
+            let number: f64 = sample.name[1..].parse().expect("a number");
+            assert_eq!(sample.value.as_ref().and_then(|v| v.as_f64()), Some(number), "{fault:?}");
+            good += 1;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_transaction_id_spoils_only_its_own_reply() {
+    survives(Fault { wrong_transaction: 10, ..Fault::default() }, Framing::Tcp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doubled_halved_and_missing_replies_spoil_only_themselves() {
+    survives(Fault { doubles: 20, halves: 20, drop: 5, ..Fault::default() }, Framing::Tcp).await;
+    survives(Fault { halves: 20, drop: 5, damage: 10, ..Fault::default() }, Framing::Rtu).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_up_is_connected_to_again() {
+    survives(Fault { close: 5, ..Fault::default() }, Framing::Tcp).await;
+}
+
+#[tokio::test]
+async fn a_reply_that_comes_too_late_is_not_taken_for_the_next() {
+    let tasks = Tasks::new();
+    let mut unit = Unit::holding(&[0; 10]);
+    unit.put(Table::Holding, 0, &(0..10).collect::<Vec<u16>>());
+    let simulator = Modbus::tcp(&tasks, loopback(), [(1, unit)]).await.expect("a simulator");
+    let rig = Rig::start(tcp_bus(simulator.address(), ""));
+    let read = |address: u16| rig.tool(json!({ "tool": "read", "unit": 1, "address": address, "timeoutMs": 100 }));
+    simulator.faults.set(1, Fault { delay: Duration::from_millis(150), ..Fault::default() });
+    assert!(read(3).await.is_err());
+    simulator.faults.heal();
+    for address in 0..10 {
+        assert_eq!(read(address).await.expect("a value")["registers"], json!([address]));
+    }
+}
+
+#[tokio::test]
+async fn exceptions_are_not_timeouts_and_leave_the_connection_alone() {
+    let tasks = Tasks::new();
+    let simulator = Modbus::tcp(&tasks, loopback(), units(1)).await.expect("a simulator");
+    simulator.faults.set(1, Fault { exception: Some(6), ..Fault::default() });
+    let rig = Rig::start(tcp_bus(simulator.address(), &farm(1, "10ms")));
+    let answered = async {
+        while simulator.requests() < 100 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, answered).await.expect("asked again and again");
+    let status = rig.status().await;
+    assert_eq!((&status["counters"]["timeouts"], &status["counters"]["reconnects"]), (&json!(0), &json!(0)));
+    assert!(status["counters"]["exceptions"]["6"].as_u64() >= Some(99), "{status:#}");
+    assert_eq!(status["units"][0]["state"], json!("online"));
+}
+
+#[tokio::test]
+async fn a_local_echo_is_swallowed_where_it_is_configured() {
+    let tasks = Tasks::new();
+    let simulator = Modbus::rtu_pty(&tasks, None, units(1)).expect("a simulator");
+    simulator.faults.set(1, Fault { echo: true, ..Fault::default() });
+    let mut rig = Rig::start(rtu_bus(simulator.path(), 19_200, &format!("echo = true\n{}", farm(1, "50ms"))));
+    assert!(rig.sample("u1", "r0").await.1.is_good());
+}
+
+#[tokio::test]
+async fn a_changed_device_touches_no_other() {
+    let tasks = Tasks::new();
+    let simulator = Modbus::tcp(&tasks, loopback(), units(3)).await.expect("a simulator");
+    let before: Bus = tcp_bus(simulator.address(), &farm(2, "50ms"));
+    let after =
+        tcp_bus(simulator.address(), &farm(3, "50ms").replacen("interval = \"50ms\"", "interval = \"70ms\"", 1));
+    let mut rig = Rig::start(before);
+    for device in ["u1", "u2"] {
+        rig.reading(device).await;
+    }
+    let requests = rig.status().await["units"][1]["counters"]["requests"].as_u64().expect("a number");
+    rig.config.send(Arc::new(after)).expect("the bus is alive");
+    rig.reading("u3").await;
+    let status = rig.status().await;
+    assert_eq!(status["units"][0]["cycles"][0]["plannedMs"], json!(70));
+    assert!(status["units"][1]["counters"]["requests"].as_u64() >= Some(requests), "u2 goes on counting: {status:#}");
+    assert_eq!(status["counters"]["reconnects"], json!(0));
+    let one = tcp_bus(simulator.address(), &farm(1, "70ms"));
+    rig.config.send(Arc::new(one)).expect("the bus is alive");
+    timeout(PATIENCE, async { while rig.status().await["units"].as_array().map(Vec::len) != Some(1) {} })
+        .await
+        .expect("removed");
+    let refused = rig.write("u2", "r0", json!(1)).await.expect_err("gone");
+    assert!(refused.message.contains("u2 is not on bus"), "{refused:?}");
+    let _ = id("u2");
+}
+
+#[tokio::test]
+async fn a_cable_out_and_in_again_is_back_within_the_back_off() {
+    let tasks = Tasks::new();
+    let simulator = Modbus::tcp(&tasks, loopback(), units(1)).await.expect("a simulator");
+    let address = simulator.address();
+    let mut rig = Rig::start(tcp_bus(address, &farm(1, "50ms")));
+    assert!(rig.reachable("u1").await.0);
+    drop(simulator);
+    let (reachable, reason) = rig.reachable("u1").await;
+    assert!(!reachable && reason.is_some_and(|r| r.contains("refused")), "told why");
+    sleep(Duration::from_secs(2)).await;
+    let _simulator = Modbus::tcp(&tasks, address, units(1)).await.expect("the same port again");
+    let back = Instant::now();
+    assert!(rig.reachable("u1").await.0);
+    assert!(back.elapsed() < Duration::from_secs(6), "{:?}", back.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_serial_line_is_used_to_85_percent_of_what_it_can_carry() {
+    for baud in [9600u32, 115_200] {
+        let tasks = Tasks::new();
+        let simulator = Modbus::rtu_pty(&tasks, Some(baud), units(1)).expect("a simulator");
+        let mut rig = Rig::start(rtu_bus(simulator.path(), baud, &farm(1, "0ms")));
+        rig.reading("u1").await;
+        // The best of five seconds: what other tests do to the machine meanwhile is not the driver's doing.
+        let mut rate: f64 = 0.0;
+        for _ in 0..5 {
+            let (from, started) = (simulator.requests(), Instant::now());
+            while started.elapsed() < Duration::from_secs(1) {
+                rig.reading("u1").await;
+            }
+            rate = rate.max((simulator.requests() - from) as f64 / started.elapsed().as_secs_f64());
+        }
+        // 8 + 25 characters of ten bits, the silence that ends the request and the one before the next.
+        let silence = if baud > 19_200 { 0.00175 } else { 35.0 / f64::from(baud) };
+        let theory = 1.0 / (330.0 / f64::from(baud) + 2.0 * silence);
+        println!("{baud} baud: {rate:.1} of {theory:.1} requests/s, {:.0} %", rate / theory * 100.0);
+        assert!(rate >= theory * 0.85, "{baud} baud: {rate:.1} of {theory:.1} requests/s");
+    }
+}
