@@ -1,8 +1,7 @@
-//! Making, replacing and ending the credentials of children; enrolment by one-time code; what runs out soon.
+//! Making, replacing and ending the credentials of children; enrolment by one-time code.
 
 use std::sync::Arc;
 
-use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -10,11 +9,10 @@ use super::{
     child::CredentialId,
     password::{self, check_password},
     secret::{Secret, new_code, new_id, new_token, read_code},
-    table::Entry,
 };
 use crate::{
     clock,
-    model::{event::Severity, ids::DeviceId, time::Millis},
+    model::{ids::DeviceId, time::Millis},
     store::{
         audit::AuditEntry,
         credentials::{CredentialKind, StoredCode, StoredCredential},
@@ -79,47 +77,6 @@ impl Issued {
         }
         document
     }
-}
-
-/// How a credential stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Standing {
-    Active,
-    /// Active, and in its renewal window.
-    Due,
-    Expired,
-    Revoked,
-}
-
-/// A credential as it may be shown.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CredentialView {
-    pub id: CredentialId,
-    pub device: DeviceId,
-    pub kind: CredentialKind,
-    pub standing: Standing,
-    pub created: Millis,
-    pub created_by: String,
-    pub expires: Option<Millis>,
-    pub revoked: Option<Millis>,
-    pub reason: Option<String>,
-    /// To the hour.
-    pub last_used: Option<Millis>,
-    /// SHA-256 of the certificate, in hex.
-    pub fingerprint: Option<String>,
-}
-
-/// Something that runs out, or has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Expiring {
-    /// `None` for the gateway's own certificates.
-    pub device: Option<DeviceId>,
-    pub credential: Option<CredentialId>,
-    pub expires: Millis,
-    pub severity: Severity,
-    pub text: String,
 }
 
 impl Identity {
@@ -192,46 +149,6 @@ impl Identity {
             let _ = self.inner.changed.send(device);
         }
         refreshed
-    }
-
-    /// All credentials, or those of one device; newest last.
-    pub fn credentials(&self, device: Option<&DeviceId>) -> Vec<CredentialView> {
-        let now = clock::now();
-        let window = i64::try_from(self.config().renewal_window.as_millis()).unwrap_or(i64::MAX);
-        let table = self.table();
-        let mut views: Vec<CredentialView> = table
-            .all()
-            .filter(|entry| device.is_none_or(|device| entry.stored.device == *device))
-            .map(|entry| view(entry, now, window))
-            .collect();
-        views.sort_by(|a, b| (&a.device, a.created, &a.id).cmp(&(&b.device, b.created, &b.id)));
-        views
-    }
-
-    /// What runs out or has run out and was not renewed: the gateway's own certificates, and every certificate of a
-    /// child that has no later one. Worst first.
-    pub fn expiring(&self) -> Vec<Expiring> {
-        let now = clock::now();
-        let mut found = self.own_expiring(now);
-        let table = self.table();
-        for entry in table.all().filter(|entry| entry.stored.revoked.is_none()) {
-            let stored = &entry.stored;
-            let Some(expires) = stored.expires else { continue };
-            let renewed = table.of(&stored.device).any(|other| {
-                other.stored.revoked.is_none() && other.stored.expires.is_none_or(|later| later > expires)
-            });
-            if let Some((severity, when)) = urgency(expires, now).filter(|_| !renewed) {
-                found.push(Expiring {
-                    device: Some(stored.device.clone()),
-                    credential: Some(CredentialId(stored.id.clone())),
-                    expires,
-                    severity,
-                    text: format!("the {} of {} {when}", stored.kind.as_str(), stored.device),
-                });
-            }
-        }
-        found.sort_by(|a, b| (b.severity, a.expires).cmp(&(a.severity, b.expires)));
-        found
     }
 
     /// A code with which `device` may fetch one credential, once and within the configured time (24 h). A new code
@@ -363,47 +280,6 @@ impl Identity {
             replaces,
         };
         Ok((issued, stored))
-    }
-}
-
-/// How bad it is that something runs out then, and the words for it; `None` while there is time.
-pub(super) fn urgency(expires: Millis, now: Millis) -> Option<(Severity, String)> {
-    let left = expires.since(now);
-    let severity = match left {
-        ..=DAY => Severity::Critical,
-        left if left <= 7 * DAY => Severity::Major,
-        left if left <= 14 * DAY => Severity::Minor,
-        left if left <= 30 * DAY => Severity::Info,
-        _ => return None,
-    };
-    let when = match left {
-        ..=0 => "has run out".to_owned(),
-        left if left <= DAY => format!("runs out in {} h", left / 3_600_000),
-        left => format!("runs out in {} days", left / DAY),
-    };
-    Some((severity, when))
-}
-
-fn view(entry: &Entry, now: Millis, window: i64) -> CredentialView {
-    let stored = &entry.stored;
-    let standing = match (stored.revoked, stored.expires) {
-        (Some(_), _) => Standing::Revoked,
-        (None, Some(expires)) if expires <= now => Standing::Expired,
-        (None, Some(expires)) if expires.since(now) <= window => Standing::Due,
-        _ => Standing::Active,
-    };
-    CredentialView {
-        id: CredentialId(stored.id.clone()),
-        device: stored.device.clone(),
-        kind: stored.kind,
-        standing,
-        created: stored.created,
-        created_by: stored.created_by.clone(),
-        expires: stored.expires,
-        revoked: stored.revoked,
-        reason: stored.reason.clone(),
-        last_used: stored.last_used,
-        fingerprint: (stored.kind == CredentialKind::Certificate).then(|| hex::encode(&stored.proof)),
     }
 }
 

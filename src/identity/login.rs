@@ -20,11 +20,7 @@ use super::{
 use crate::{
     clock,
     model::time::Millis,
-    store::{
-        Store, StoreError,
-        audit::AuditEntry,
-        credentials::{StoredAccount, StoredCode},
-    },
+    store::{Store, StoreError, accounts::StoredAccount, audit::AuditEntry, credentials::StoredCode},
 };
 
 use super::sessions::Sessions;

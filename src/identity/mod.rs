@@ -15,6 +15,7 @@ mod credentials;
 mod door;
 mod files;
 mod names;
+mod overview;
 mod password;
 mod secret;
 mod sessions;
@@ -36,8 +37,9 @@ use tokio::sync::broadcast;
 
 pub use authority::AuthorityError;
 pub use child::{CredentialId, Login, LoginRefused, Principal};
-pub use credentials::{CredentialView, Expiring, Issue, Issued, Standing};
+pub use credentials::{Issue, Issued};
 pub use files::FileError;
+pub use overview::{CredentialView, Expiring, Standing};
 pub use password::{BadPassword, check_password};
 pub use secret::Secret;
 

@@ -14,8 +14,8 @@ use crate::{
     clock,
     model::time::Millis,
     store::{
+        accounts::{StoredAccount, StoredSession},
         audit::AuditEntry,
-        credentials::{StoredAccount, StoredSession},
     },
 };
 

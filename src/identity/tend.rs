@@ -16,9 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Identity, IdentityError,
     authority::{Authority, SERVER_DAYS},
-    certificate,
-    credentials::{Expiring, urgency},
-    files, names,
+    certificate, files, names,
+    overview::{Expiring, urgency},
     table::Table,
     tls::Material,
 };

@@ -1,4 +1,4 @@
-//! Tokens, passwords, certificates, one-time codes, technicians and their sessions. Secrets lie here as hashes only.
+//! Children's tokens, passwords and certificates, and one-time codes. Secrets lie here as hashes only.
 
 use std::{fmt, sync::Arc};
 
@@ -30,21 +30,6 @@ pub const MIGRATIONS: &[&str] = &["
         role TEXT,
         created_by TEXT NOT NULL,
         expires INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    CREATE TABLE accounts (
-        name TEXT PRIMARY KEY,
-        role TEXT NOT NULL,
-        password TEXT NOT NULL,
-        created INTEGER NOT NULL,
-        changed INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    CREATE TABLE login_sessions (
-        proof BLOB PRIMARY KEY,
-        account TEXT NOT NULL,
-        address TEXT NOT NULL,
-        created INTEGER NOT NULL,
-        seen INTEGER NOT NULL,
-        proved INTEGER NOT NULL
     ) WITHOUT ROWID;
 "];
 
@@ -117,30 +102,6 @@ pub struct StoredCode {
     pub expires: Millis,
 }
 
-/// A technician.
-#[derive(Clone, PartialEq, Eq)]
-pub struct StoredAccount {
-    pub name: String,
-    pub role: String,
-    /// PHC string.
-    pub password: String,
-    pub created: Millis,
-    pub changed: Millis,
-}
-
-/// A technician's session on the page.
-#[derive(Clone, PartialEq, Eq)]
-pub struct StoredSession {
-    /// SHA-256 of the session id.
-    pub proof: Vec<u8>,
-    pub account: String,
-    pub address: String,
-    pub created: Millis,
-    pub seen: Millis,
-    /// When the password was last given in it.
-    pub proved: Millis,
-}
-
 impl Writer {
     fn insert_credential(&mut self, c: &StoredCredential) -> Result<(), StoreError> {
         self.connection
@@ -163,19 +124,10 @@ impl Writer {
     }
 
     /// Takes a code out of the table; `None` where it is unknown, used or has run out.
-    fn take_code(&mut self, proof: &[u8], now: Millis) -> Result<Option<StoredCode>, StoreError> {
+    pub(super) fn take_code(&mut self, proof: &[u8], now: Millis) -> Result<Option<StoredCode>, StoreError> {
         let mut statement = self.connection.prepare_cached("DELETE FROM codes WHERE proof = ?1 RETURNING *")?;
         let code = statement.query_row([proof], read_code).optional()?;
         Ok(code.filter(|code| code.expires > now))
-    }
-
-    fn put_account(&mut self, a: &StoredAccount) -> Result<(), StoreError> {
-        self.connection.execute(
-            "INSERT INTO accounts VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE \
-             SET role = excluded.role, password = excluded.password, changed = excluded.changed",
-            (&a.name, &a.role, &a.password, a.created.0, a.changed.0),
-        )?;
-        Ok(())
     }
 }
 
@@ -300,93 +252,6 @@ impl Store {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached("SELECT * FROM codes WHERE proof = ?1")?;
             Ok(statement.query_row([proof], read_code).optional()?.filter(|code| code.expires > now))
-        })
-        .await
-    }
-
-    pub async fn accounts(&self) -> Result<Vec<StoredAccount>, StoreError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare("SELECT * FROM accounts ORDER BY name")?;
-            let rows = statement.query_map([], |row| {
-                Ok(StoredAccount {
-                    name: row.get(0)?,
-                    role: row.get(1)?,
-                    password: row.get(2)?,
-                    created: Millis(row.get(3)?),
-                    changed: Millis(row.get(4)?),
-                })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
-    }
-
-    /// Makes or changes an account; where `code` is given it is used up in the same transaction. `false`: the code
-    /// was used or ran out in the meantime, nothing was stored.
-    pub async fn put_account(
-        &self,
-        account: StoredAccount,
-        code: Option<(Vec<u8>, Millis)>,
-        trace: AuditEntry,
-    ) -> Result<bool, StoreError> {
-        self.write(move |writer| {
-            if let Some((proof, now)) = code
-                && writer.take_code(&proof, now)?.is_none_or(|c| c.purpose != "account")
-            {
-                return Ok(false);
-            }
-            writer.put_account(&account)?;
-            writer.audit(&trace)?;
-            Ok(true)
-        })
-        .await
-    }
-
-    pub async fn remove_account(&self, name: String, trace: AuditEntry) -> Result<(), StoreError> {
-        self.write(move |writer| {
-            writer.connection.execute("DELETE FROM login_sessions WHERE account = ?1", [&name])?;
-            writer.connection.execute("DELETE FROM accounts WHERE name = ?1", [&name])?;
-            writer.audit(&trace)
-        })
-        .await
-    }
-
-    pub async fn login_sessions(&self) -> Result<Vec<StoredSession>, StoreError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare("SELECT * FROM login_sessions")?;
-            let rows = statement.query_map([], |row| {
-                Ok(StoredSession {
-                    proof: row.get(0)?,
-                    account: row.get(1)?,
-                    address: row.get(2)?,
-                    created: Millis(row.get(3)?),
-                    seen: Millis(row.get(4)?),
-                    proved: Millis(row.get(5)?),
-                })
-            })?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-        .await
-    }
-
-    /// Stores sessions as they are now and forgets those in `ended`.
-    pub async fn put_login_sessions(
-        &self,
-        sessions: Vec<StoredSession>,
-        ended: Vec<Vec<u8>>,
-        trace: Option<AuditEntry>,
-    ) -> Result<(), StoreError> {
-        self.write(move |writer| {
-            for s in &sessions {
-                writer.connection.execute(
-                    "INSERT OR REPLACE INTO login_sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    (&s.proof, &s.account, &s.address, s.created.0, s.seen.0, s.proved.0),
-                )?;
-            }
-            for proof in &ended {
-                writer.connection.execute("DELETE FROM login_sessions WHERE proof = ?1", [proof])?;
-            }
-            trace.map_or(Ok(()), |trace| writer.audit(&trace))
         })
         .await
     }

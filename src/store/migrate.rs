@@ -3,12 +3,13 @@
 use rusqlite::Connection;
 
 use super::{
-    StoreError, alarms, artifacts, audit, credentials, devices, history, jobs, log, retained, sessions, settings,
-    shadows,
+    StoreError, accounts, alarms, artifacts, audit, credentials, devices, history, jobs, log, retained, sessions,
+    settings, shadows,
 };
 
 /// Table owner and its steps, oldest first. Append steps, never edit one that has shipped.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("accounts", accounts::MIGRATIONS),
     ("alarms", alarms::MIGRATIONS),
     ("artifacts", artifacts::MIGRATIONS),
     ("audit", audit::MIGRATIONS),

@@ -10,6 +10,7 @@ mod open;
 mod salvage;
 mod writer;
 
+pub mod accounts;
 pub mod alarms;
 pub mod artifacts;
 pub mod audit;
