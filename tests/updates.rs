@@ -19,6 +19,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use headgate::{
     bus::{ChildEvent, Events, LocalMessage, Order, OrderKind, UpdateAsk},
     config::updates::{PublicKey, Updates as Config},
+    identity::{Identity, Issue},
     model::{
         command::{Door, Refusal},
         ids::DeviceId,
@@ -492,5 +493,138 @@ async fn the_least_recently_used_image_makes_room_and_pinned_ones_stay() {
     let kept: Vec<u64> = gateway.updates.cached().await.expect("cache").iter().map(|a| a.size).collect();
     assert_eq!(kept, [1000, 1000]);
     assert!(gateway.whole("b").await == images[1]);
+    gateway.stop().await;
+}
+
+/// The room's HTTP door as the web room mounts it, and a token for each of two children.
+async fn door(gateway: &Gateway, folder: &Path) -> (String, [String; 2]) {
+    let config = headgate::config::identity::IdentityConfig::default();
+    let identity = Identity::open(gateway.store.clone(), &config, folder, "gateway").await.expect("identity");
+    let token = async |name: &str| {
+        let issued = identity.issue(&device(name), Issue::Token, "test").await.expect("issued");
+        issued.token.expect("token").expose().to_owned()
+    };
+    let tokens = [token("a").await, token("b").await];
+    let router = axum::Router::new().nest("/v1/firmware", updates::http::router(gateway.updates.clone(), identity));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let address = listener.local_addr().expect("address");
+    let stop = gateway.tasks.stopping();
+    gateway.tasks.spawn("http", async move {
+        let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+        let _ = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await;
+    });
+    (format!("http://{address}/v1/firmware"), tokens)
+}
+
+struct Got {
+    status: u16,
+    headers: ureq::http::HeaderMap,
+    /// `None` where the body broke off.
+    body: Option<Vec<u8>>,
+}
+
+async fn ask(method: &str, url: String, headers: &[(&str, &str)]) -> Got {
+    let mut request = ureq::http::Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(()).expect("request");
+    let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+    let run = move || {
+        let mut response = agent.run(request).expect("answer");
+        let body = response.body_mut().with_config().limit(1 << 30).read_to_vec().ok();
+        Got { status: response.status().as_u16(), headers: response.headers().clone(), body }
+    };
+    tokio::task::spawn_blocking(run).await.expect("ran")
+}
+
+#[tokio::test]
+async fn http_serves_an_offer_to_its_child_alone_with_ranges() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (url, _server) = serve(image());
+    let gateway = Gateway::start(folder.path()).await;
+    let (base, [a, b]) = door(&gateway, folder.path()).await;
+    let order = signed(&url, &image(), "j1");
+    let firmware = format!("{base}/{}", order.sha256);
+    let (a, b) = (format!("Bearer {a}"), format!("Bearer {b}"));
+    let early = ask("GET", firmware.clone(), &[("authorization", &a)]).await;
+    assert_eq!(early.status, 404, "nothing is on offer yet");
+    gateway.order("a", order.clone()).await.expect("stored");
+    gateway.stage("a", Stage::Offered).await;
+    let whole = ask("GET", firmware.clone(), &[("authorization", &a)]).await;
+    assert_eq!((whole.status, whole.headers["content-length"].to_str().expect("text")), (200, "900001"));
+    assert!(whole.body.expect("body") == image());
+    let etag = whole.headers["etag"].to_str().expect("text").to_owned();
+    let basic = format!("Basic {}", STANDARD.encode(format!("a:{}", a.trim_start_matches("Bearer "))));
+    let part = [("authorization", basic.as_str()), ("range", "bytes=65530-65549"), ("if-range", &etag)];
+    let part = ask("GET", firmware.clone(), &part).await;
+    assert_eq!((part.status, part.headers["content-range"].to_str().expect("text")), (206, "bytes 65530-65549/900001"));
+    assert_eq!(part.body.expect("body"), image()[65_530..65_550]);
+    let other = [("authorization", a.as_str()), ("range", "bytes=5-"), ("if-range", "\"another\"")];
+    assert_eq!(ask("GET", firmware.clone(), &other).await.status, 200, "not continued over another image");
+    let beyond = ask("GET", firmware.clone(), &[("authorization", &a), ("range", "bytes=900001-")]).await;
+    assert_eq!((beyond.status, beyond.headers["content-range"].to_str().expect("text")), (416, "bytes */900001"));
+    let head = ask("HEAD", firmware.clone(), &[("authorization", &a)]).await;
+    assert_eq!((head.status, head.body.expect("none").len()), (200, 0));
+    assert_eq!(ask("GET", firmware.clone(), &[("authorization", &a), ("if-none-match", &etag)]).await.status, 304);
+    assert_eq!(ask("GET", firmware.clone(), &[]).await.status, 401);
+    assert_eq!(ask("GET", firmware.clone(), &[("authorization", "Bearer hg1_x.wrong")]).await.status, 401);
+    assert_eq!(ask("GET", firmware.clone(), &[("authorization", &b)]).await.status, 404, "not its offer");
+    // Altered under our hands: the transfer breaks off before an altered byte.
+    let (head, tail) = order.sha256.split_at(2);
+    let path = folder.path().join("firmware/sha256").join(head).join(tail);
+    let mut bytes = image();
+    bytes[500_000] ^= 1;
+    std::fs::write(&path, &bytes).expect("alter");
+    let broken = ask("GET", firmware, &[("authorization", &a)]).await;
+    assert_eq!((broken.status, broken.body), (200, None));
+    gateway.stop().await;
+}
+
+/// Not a test of its own: the process that [`killed_at_any_moment_it_goes_on_where_it_stood`] kills.
+#[tokio::test]
+async fn a_process_to_be_killed() {
+    let (Ok(folder), Ok(url)) = (std::env::var("TO_BE_KILLED_IN"), std::env::var("TO_BE_KILLED_URL")) else { return };
+    let gateway = Gateway::start(Path::new(&folder)).await;
+    let _ = gateway.order("a", signed(&url, &image(), "j1")).await;
+    println!("ordered");
+    gateway.until("a", |_| false).await;
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_it_goes_on_where_it_stood() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (url, server) = serve(image());
+    *server.cut_after.lock().expect("lock") = Some(100_000);
+    for round in 0..8u64 {
+        let mut process = std::process::Command::new(std::env::current_exe().expect("self"))
+            .args(["--exact", "a_process_to_be_killed", "--nocapture", "--test-threads=1"])
+            .env("TO_BE_KILLED_IN", folder.path())
+            .env("TO_BE_KILLED_URL", &url)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("self again");
+        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        while let Some(Ok(line)) = lines.next() {
+            if line.contains("ordered") {
+                break;
+            }
+        }
+        // Kills fall into different moments: this is what the test is about, not waiting for something.
+        std::thread::sleep(Duration::from_millis(round * 37));
+        process.kill().expect("killed");
+        process.wait().expect("ended");
+    }
+    *server.cut_after.lock().expect("lock") = None;
+    let gateway = Gateway::start(folder.path()).await;
+    gateway.stage("a", Stage::Offered).await;
+    assert!(gateway.whole("a").await == image());
+    let history = gateway.updates.history(device("a")).await.expect("history");
+    assert_eq!(history.len(), 1, "ordered eight times, stored once");
+    let ranges = server.ranges.lock().expect("lock").clone();
+    let anew = ranges.iter().skip_while(|range| range.is_none()).filter(|range| range.is_none()).count();
+    assert_eq!(anew, 0, "a part is continued, not begun anew: {ranges:?}");
+    assert_eq!(gateway.up().await, Vec::<Json>::new(), "nothing failed");
     gateway.stop().await;
 }

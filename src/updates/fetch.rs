@@ -204,7 +204,13 @@ fn write_note(errand: &Errand, response: &Response<ureq::Body>) -> Result<(), Fe
     match etag.filter(|etag| etag.starts_with('"')) {
         Some(etag) => {
             let note = Note { url: errand.url.clone(), etag: etag.to_owned() };
-            fs::write(path, serde_json::to_vec(&note).unwrap_or_default()).map_err(disk)
+            if read_note(errand).as_ref() == Some(&note) {
+                return Ok(());
+            }
+            // By a rename: a kill between two bytes of it would cost the whole part.
+            let fresh = path.with_extension("new");
+            fs::write(&fresh, serde_json::to_vec(&note).unwrap_or_default()).map_err(disk)?;
+            fs::rename(fresh, path).map_err(disk)
         }
         None => match fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(disk(e)),

@@ -14,7 +14,7 @@ mod reports;
 pub mod verify;
 mod worker;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -87,6 +87,20 @@ enum Request {
         digest: Digest,
         why: String,
     },
+}
+
+/// Where children reach a web listener, for [`Settings::base_url`]: loopback speaks plain HTTP, everything else HTTPS;
+/// a listener on all addresses is named by this machine's host name.
+pub fn reach(listen: SocketAddr) -> String {
+    let ip = listen.ip();
+    if ip.is_loopback() {
+        return format!("http://{listen}");
+    }
+    if !ip.is_unspecified() {
+        return format!("https://{listen}");
+    }
+    let system = rustix::system::uname();
+    format!("https://{}:{}", system.nodename().to_string_lossy(), listen.port())
 }
 
 /// Reads back what is under way and goes on with it.

@@ -161,6 +161,16 @@ mod tests {
     }
 
     #[test]
+    fn what_openssl_signed_as_the_documentation_says_is_acceptable() {
+        let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAxYhYSP4dLcXnechtywSrwVIUiui+nlv92LRJtlFe0LY=\n-----END PUBLIC KEY-----\n";
+        let signature = "mfmfUZIAOSDyTAGRi4ADgn+01tVhXUI0cUu1GsmwSsNJgEZPAzPzlOeMGx7R6ZMLrJFtZTDMJCueY4rx3otJDA==";
+        let (order, _) = signed(b"firmware image", 1);
+        assert_eq!(order.sha256, "1df2f3853d10a305aa52d36fd4a03f5721d7ce7daef6f7e5e8d51074d31361f1");
+        let order = UpdateOrder { signature: Some(signature.into()), ..order };
+        acceptable(&order, &[key.parse().expect("key")], 100).expect("acceptable");
+    }
+
+    #[test]
     fn every_flipped_bit_of_the_signature_is_seen() {
         let (order, key) = signed(b"image", 1);
         let good = STANDARD.decode(order.signature.as_ref().expect("signed")).expect("base64");
