@@ -118,9 +118,10 @@ pub fn start(settings: Settings, ports: Ports, tasks: &Tasks) -> Diagnostics {
             };
             let Some(order) = order else { return };
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
-            let room = room.clone();
+            let (room, stop) = (room.clone(), stop.clone());
             workers.spawn("diagnostics request", async move {
-                room.carry_out(order).await;
+                // A capture takes a minute; the daemon does not wait for it when it stops.
+                let _ = stop.run_until_cancelled(room.carry_out(order)).await;
                 drop(slot);
             });
         }

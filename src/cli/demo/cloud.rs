@@ -207,7 +207,7 @@ impl Cloud {
 
     /// `pause`, `resume`, `abort` or `retry`.
     pub async fn job_control(&self, gateway: &str, job: &str, word: &str) {
-        self.publish(gateway, &format!("jobs/{job}/control"), &json!(word)).await;
+        self.publish(gateway, &format!("jobs/{job}/control"), &json!({"control": word})).await;
     }
 
     /// Any message below a device's root, as it is: for what a well-meaning cloud would not send.
