@@ -18,6 +18,7 @@ use crate::{
     config::Config,
     diagnostics::{self, Diagnostics, Restart},
     identity::{self, Identity},
+    jobs,
     logging::Logs,
     model::{device::Protocol, ids::DeviceId, time::Millis},
     registry::{self, Configured, Registry},
@@ -197,6 +198,21 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         },
         &stages.work,
     );
+
+    jobs::start(
+        gateway.clone(),
+        jobs::Ports {
+            orders: job_orders_end,
+            out: orders.clone(),
+            outcomes: outcomes_end,
+            updates: updates.watch(),
+            questions: questions.clone(),
+            store: store.clone(),
+        },
+        &stages.work,
+    )
+    .await
+    .context("the jobs cannot be read")?;
 
     let drivers = Drivers::start(config, &keeper, &supervisor, &store, readings, &stages.drivers).await;
     let road = Road::open(config, &store, &orders, &events, registry.ids())?;

@@ -20,9 +20,10 @@ pub async fn stop(built: Built, hurry: impl Future<Output = ()>) {
         let order: [(&str, &Tasks); 5] = [
             ("uplink", road.tasks()),
             ("updates and diagnostics", &stages.work),
+            // Before the broker: children that go because the gateway goes are not offline.
+            ("registry", &stages.registry),
             ("broker", &stages.broker),
             ("keeper", &stages.keeper),
-            ("registry", &stages.registry),
         ];
         for (name, tasks) in order {
             if tokio::time::timeout(STAGE, tasks.stop_and_wait()).await.is_err() {

@@ -13,7 +13,7 @@ use crate::{
     config::read::parse_duration,
     model::{
         command::{Command, Refusal, RefusalCode},
-        device::{Device, Presence},
+        device::{Device, Presence, Protocol},
         jobs::JobOrder,
         time::Millis,
         update::UpdateOrder,
@@ -232,6 +232,8 @@ impl Filter {
             && any(&self.groups, &device.groups)
             && one(&self.types, &device.kind)
             && self.firmware.as_ref().is_none_or(|w| w.iter().any(|w| Some(w) == device.firmware_version.as_ref()))
+            // The gateway is no child: it is meant only where it is named.
+            && (device.protocol != Protocol::Gateway || self.ids.is_some())
             && self.statuses.as_ref().is_none_or(|w| w.iter().any(|w| w == presence || *w == lifecycle))
     }
 }

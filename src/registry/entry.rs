@@ -123,6 +123,9 @@ impl Entry {
     fn presence(&self, settings: &Settings, now: Now) -> (Presence, Option<String>) {
         let interval = self.interval.or(settings.interval);
         let offline_after = interval.map(|i| i.mul_f64(settings.offline_after));
+        if self.device.protocol == Protocol::Gateway {
+            return (Presence::Online, None);
+        }
         if self.device.lifecycle == Lifecycle::Decommissioned {
             return (Presence::Offline, Some("decommissioned".into()));
         }
@@ -164,7 +167,8 @@ impl Entry {
 
     /// The state the cloud should be told now. A flapping device is told when it has held still for a while.
     pub(super) fn status_due(&self, now: Now) -> Option<bool> {
-        if self.device.presence == Presence::NeverSeen {
+        // The gateway's own status is the uplink's to tell, with its last will.
+        if self.device.presence == Presence::NeverSeen || self.device.protocol == Protocol::Gateway {
             return None;
         }
         let online = is_online(self.device.presence);

@@ -105,6 +105,14 @@ fn a_polled_device_is_what_its_driver_says() {
 }
 
 #[test]
+fn the_gateway_itself_is_there_and_tells_no_status_of_its_own() {
+    let mut book = Book::new(Settings::default(), Vec::new());
+    book.sync(vec![configured("gw", Protocol::Gateway, None)], None, at(0.0));
+    book.judge(at(100_000.0));
+    assert_eq!((presence(&book, "gw"), taken(&mut book, at(100_000.0))), (Presence::Online, Vec::new()));
+}
+
+#[test]
 fn a_restart_of_the_gateway_raises_nothing_while_children_come_back() {
     let mut book = Book::new(Settings::default(), Vec::new());
     for n in 0..50 {
