@@ -99,14 +99,17 @@ export function accessPage(body) {
   load();
 }
 
-/** What is shown once and never again. */
+const SHOWN = { code: "One-time code", username: "User name", token: "Password (token)", certificate: "Certificate", key: "Private key", authority: "The gateway's authority, for TLS" };
+
+/** What is shown once and never again; what is long is folded. */
 function handOut(title, made) {
-  const parts = Object.entries(made).filter(([name, value]) => typeof value === "string" && !["id", "device", "kind"].includes(name));
+  const parts = Object.keys(SHOWN).filter((name) => typeof made[name] === "string").map((name) => [SHOWN[name], made[name]]);
+  const copy = (value) => h("button", { class: "small", onclick: async () => { await navigator.clipboard?.writeText(value); toast("Copied"); } }, "Copy");
   return dialog(title, (done) => [
-    h("p", { class: "soft" }, "This is shown once. Copy it now; the gateway keeps only its fingerprint."),
-    h("div", { class: "stack" }, parts.map(([name, value]) => h("div", {}, h("div", { class: "small soft" }, name),
-      value.includes("\n") ? h("pre", {}, value) : h("div", { class: "secret" }, value),
-      h("button", { class: "small", onclick: async () => { await navigator.clipboard?.writeText(value); toast("Copied"); } }, "Copy")))),
+    h("p", { class: "soft" }, `This is shown once. Copy it now; the gateway keeps only its fingerprint.${made.expires ? ` Good until ${clock(made.expires)}.` : ""}`),
+    h("div", { class: "stack" }, h("div", {}), parts.map(([name, value]) => value.includes("\n")
+      ? h("details", {}, h("summary", { class: "small strong" }, name), h("pre", {}, value), copy(value))
+      : h("div", {}, h("div", { class: "small soft" }, name), h("div", { class: "secret" }, value), copy(value)))),
     h("div", { class: "row" }, h("button", { class: "main", onclick: () => done() }, "Done")),
   ]);
 }

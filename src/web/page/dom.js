@@ -2,6 +2,9 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** Marks that turn the direction of writing around could make one text look like another. */
+const straight = (value) => (typeof value === "string" ? value.replace(/[\u202a-\u202e\u2066-\u2069]/g, "\ufffd") : value);
+
 function fill(node, props, children) {
   for (const [name, value] of Object.entries(props ?? {})) {
     if (value === undefined || value === null || value === false) continue;
@@ -10,7 +13,7 @@ function fill(node, props, children) {
     else if (name in node && node.namespaceURI !== SVG && name !== "list") node[name] = value;
     else node.setAttribute(name, value === true ? "" : String(value));
   }
-  node.append(...children.flat(4).filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(4).filter((child) => child !== null && child !== undefined && child !== false).map(straight));
   return node;
 }
 
@@ -20,7 +23,8 @@ export const svg = (name, props, ...children) => fill(document.createElementNS(S
 
 /** Sets a text without touching the tree where it is the same. */
 export function text(node, value) {
-  if (node.textContent !== value) node.textContent = value;
+  const words = straight(value);
+  if (node.textContent !== words) node.textContent = words;
 }
 
 const paths = {
