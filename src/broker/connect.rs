@@ -200,6 +200,9 @@ async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec
             Anonymous::ByClientId => DeviceId::new(&connect.client_id).ok(),
             _ => None,
         };
+        if let Some(device) = named.as_ref().filter(|device| hub.identity.knows(device)) {
+            return Err(Fault::new(reason::NOT_AUTHORIZED, format!("{device} has credentials and must show them")));
+        }
         let device = named.unwrap_or_else(|| DeviceId::new(NOBODY).expect("a valid id"));
         return Ok((device, vec![NOBODY.to_owned()], None));
     }

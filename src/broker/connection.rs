@@ -42,6 +42,8 @@ use crate::{
 const TURN: usize = 64;
 /// Messages whose ack is outstanding before the socket is left unread.
 const OUTSTANDING: usize = 512;
+/// Errors told to a child in one second.
+const ERRORS: u32 = 20;
 /// How often a quiet connection looks at its clocks.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long messages that were accepted may take to be committed after their connection has gone.
@@ -57,6 +59,22 @@ pub struct Terms {
     pub problem_information: bool,
     /// Whether DISCONNECT may set a session expiry (MQTT 5, 3.14.2.2.2).
     pub may_extend: bool,
+}
+
+/// How often a child is told its errors: a flood of them is counted, not answered one by one.
+pub(super) struct Errors {
+    left: u32,
+    since: Instant,
+}
+
+impl Errors {
+    pub(super) fn allows(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Errors { left: ERRORS, since: now };
+        }
+        self.left = self.left.saturating_sub(1);
+        self.left > 0
+    }
 }
 
 /// How it ends.
@@ -92,6 +110,7 @@ pub struct Connection {
     pub(super) aliases: HashMap<u16, Arc<str>>,
     /// QoS 1 messages of the client that are not acknowledged yet.
     pub(super) unacked: usize,
+    pub(super) errors: Errors,
     heard: Instant,
     told_seen: Instant,
     wrote: Instant,
@@ -122,6 +141,7 @@ impl Connection {
             storing: VecDeque::new(),
             aliases: HashMap::new(),
             unacked: 0,
+            errors: Errors { left: ERRORS, since: now },
             heard: now,
             told_seen: now,
             wrote: now,
@@ -202,6 +222,13 @@ impl Connection {
             }
             self.settle()?;
             let before = self.output.len();
+            // one large burst must not stay in memory for the life of the connection
+            if before == 0 && self.output.capacity() > HIGH_WATER {
+                self.output = BytesMut::new();
+            }
+            if self.input.is_empty() && self.input.capacity() > HIGH_WATER {
+                self.input = BytesMut::new();
+            }
             self.writer.fill(&session, &hub, &mut self.output);
             if before == 0 {
                 self.wrote = Instant::now();

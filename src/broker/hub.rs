@@ -17,7 +17,7 @@ use super::{
     message::{Message, Queued},
     retained::Retained,
     session::{Budget, Pushed, Session, Subscribed},
-    trie::{Entry, Trie},
+    trie::{Entry, Group, Trie},
     wire::{Fault, reason},
 };
 use crate::{
@@ -80,6 +80,7 @@ struct Delivery {
     qos: u8,
     retain: bool,
     identifiers: Vec<u32>,
+    group: Option<Arc<str>>,
 }
 
 impl Hub {
@@ -175,6 +176,7 @@ impl Hub {
                 retain: delivery.retain,
                 identifiers: delivery.identifiers.into(),
                 place: 0,
+                group: delivery.group,
             };
             let (pushed, change) = delivery.session.push(queued, &self.budget, || self.place());
             if pushed == Pushed::Dropped {
@@ -197,6 +199,7 @@ impl Hub {
                 qos: message.qos.min(options & 0b11),
                 retain: message.retain && options & 0b1000 != 0,
                 identifiers: if identifier > 0 { vec![identifier] } else { Vec::new() },
+                group: None,
             };
             (entry.key, delivery)
         };
@@ -211,10 +214,10 @@ impl Hub {
                 }
             },
             &mut |group| {
-                // a member that is there; or else one whose session waits
-                let there = |entry: &&Entry<Arc<Session>>| entry.session.connected.load(Ordering::Relaxed);
-                let chosen = group.in_turn().find(there).or_else(|| group.in_turn().next());
-                shared.extend(chosen.map(delivery));
+                shared.extend(chosen(group).map(delivery).map(|(key, mut delivery)| {
+                    delivery.group = Some(group.name.clone());
+                    (key, delivery)
+                }));
             },
         );
         if found.len() > 1 {
@@ -241,6 +244,23 @@ impl Hub {
             });
         }
         merged.into_iter().map(|(_, delivery)| delivery).collect()
+    }
+
+    /// Gives what a member of a shared subscription leaves behind to another member, if there is one.
+    pub fn pass_on(&self, left: Queued) {
+        let Some(name) = &left.group else { return };
+        let mut next = None;
+        let trie = self.trie.read().unwrap_or_else(PoisonError::into_inner);
+        trie.matches(&left.message.topic, &mut |_| {}, &mut |group| {
+            if group.name == *name {
+                next = chosen(group).map(|entry| entry.session.clone());
+            }
+        });
+        drop(trie);
+        if let Some(session) = next {
+            let (_, change) = session.push(Queued { place: 0, ..left }, &self.budget, || self.place());
+            self.journal.note(change);
+        }
     }
 
     /// Adds or replaces a subscription. Whether it is new, and what to store.
@@ -297,6 +317,12 @@ impl Hub {
         // level or log: nobody waits for it
         drop(self.publish(&Arc::new(message)));
     }
+}
+
+/// Whose turn it is: a member that is there, or else one whose session waits.
+fn chosen(group: &Group<Arc<Session>>) -> Option<&Entry<Arc<Session>>> {
+    let there = |entry: &&Entry<Arc<Session>>| entry.session.connected.load(Ordering::Relaxed);
+    group.in_turn().find(there).or_else(|| group.in_turn().next())
 }
 
 pub fn subscribe_change(session: &Session, filter: &str, subscribed: Subscribed) -> SessionChange {

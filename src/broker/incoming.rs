@@ -7,7 +7,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     connection::{Connection, End},
@@ -128,6 +128,7 @@ impl Connection {
             Ok(ticket) => ticket,
             Err(fault) => {
                 let refusal = Refusal::new(RefusalCode::Busy, fault.text);
+                self.tell(&message.topic, &refusal);
                 return (self.refusal(&message.topic, message.qos, packet, fault.code, &refusal), None);
             }
         };
@@ -168,9 +169,15 @@ impl Connection {
 
     /// Refuses what the broker itself does not take. What the keeper refuses, the keeper tells.
     fn refuse(&mut self, topic: &str, qos: u8, packet: u16, refusal: &Refusal) {
-        self.hub.tell_error(&self.session.device, topic, refusal.code, &refusal.message);
+        self.tell(topic, refusal);
         let ack = self.refusal(topic, qos, packet, code_of(refusal.code), refusal);
         self.later(ack, None);
+    }
+
+    fn tell(&mut self, topic: &str, refusal: &Refusal) {
+        if self.errors.allows(Instant::now()) {
+            self.hub.tell_error(&self.session.device, topic, refusal.code, &refusal.message);
+        }
     }
 
     /// Counts a refusal; the ack that says it.

@@ -249,7 +249,6 @@ impl Hub {
             let will = state.parked.take().map(|(will, _)| will);
             (std::mem::take(&mut state.stored), subscriptions, will, state.end(&self.budget))
         };
-        drop(queue);
         {
             let mut trie = self.trie.write().unwrap_or_else(PoisonError::into_inner);
             for text in subscriptions.keys() {
@@ -267,6 +266,7 @@ impl Hub {
         if stored {
             self.journal.note([SessionChange::End { client: session.client.to_string() }]);
         }
+        queue.into_iter().for_each(|left| self.pass_on(left));
         if let Some(will) = will {
             self.say_will(session, will);
         }

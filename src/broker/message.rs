@@ -75,6 +75,8 @@ pub struct Queued {
     pub identifiers: Box<[u32]>,
     /// Where it lies in the store; 0 where it does not.
     pub place: i64,
+    /// The group of the shared subscription it came by: another member gets it if this session ends.
+    pub group: Option<Arc<str>>,
 }
 
 impl Queued {
@@ -105,7 +107,7 @@ impl Queued {
             expires: row.expires,
             from: None,
         };
-        Self { message: Arc::new(message), qos, retain, identifiers, place: row.place }
+        Self { message: Arc::new(message), qos, retain, identifiers, place: row.place, group: None }
     }
 }
 
@@ -124,8 +126,14 @@ mod tests {
             expires: Some(Millis(99)),
             from: Some("c".into()),
         };
-        let queued =
-            Queued { message: Arc::new(message), qos: 1, retain: true, identifiers: [7, 70_000].into(), place: 3 };
+        let queued = Queued {
+            message: Arc::new(message),
+            qos: 1,
+            retain: true,
+            identifiers: [7, 70_000].into(),
+            place: 3,
+            group: None,
+        };
         let back = Queued::from_row(queued.to_row(9));
         assert_eq!(back.to_row(9), queued.to_row(9));
         assert_eq!((back.qos, back.retain, &back.identifiers[..]), (1, true, &[7, 70_000][..]));

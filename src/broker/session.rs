@@ -306,8 +306,9 @@ impl State {
         self.queued_bytes = 0;
         self.replay.clear();
         self.incoming.clear();
-        self.inflight.clear();
-        self.queue.drain(..).collect()
+        // what a QoS 2 client has seen cannot go to another (MQTT 5, 4.8.2)
+        let unseen = self.inflight.drain(..).filter(|i| i.queued.qos == 1).map(|i| i.queued);
+        unseen.chain(self.queue.drain(..)).collect()
     }
 
     /// For loading: puts back what the store kept.
@@ -350,7 +351,7 @@ mod tests {
             expires: None,
             from: None,
         };
-        Queued { message: Arc::new(message), qos, retain: false, identifiers: [].into(), place: 0 }
+        Queued { message: Arc::new(message), qos, retain: false, identifiers: [].into(), place: 0, group: None }
     }
 
     fn session(expiry: u32, connected: bool) -> Session {

@@ -120,7 +120,7 @@ impl Connection {
 }
 
 fn queued(message: Arc<Message>, qos: u8, identifiers: Box<[u32]>) -> Queued {
-    Queued { qos: message.qos.min(qos), message, retain: true, identifiers, place: 0 }
+    Queued { qos: message.qos.min(qos), message, retain: true, identifiers, place: 0, group: None }
 }
 
 /// Whether a filter names something below one of the device's own roots.

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// One subscription.
@@ -21,7 +24,7 @@ pub struct Entry<S> {
 /// Members of a shared subscription; each message goes to one of them.
 #[derive(Debug)]
 pub struct Group<S> {
-    name: Box<str>,
+    pub name: Arc<str>,
     pub members: Vec<Entry<S>>,
     turn: AtomicUsize,
 }

@@ -189,6 +189,11 @@ impl Identity {
         Ok(())
     }
 
+    /// Whether a device has credentials of its own; nobody may pass for it without them.
+    pub fn knows(&self, device: &DeviceId) -> bool {
+        self.table().knows(device)
+    }
+
     /// Whether a session that was opened as `principal` may go on: its credential counts and its device may talk.
     /// Answers from memory.
     pub fn still_stands(&self, principal: &Principal) -> bool {

@@ -178,8 +178,25 @@ async fn a_shared_subscription_shares() {
         }
         member.nothing().await;
     }
-    // the turn goes on among those that are there
-    members.pop().expect("c").disconnect().await;
+    // what one of them leaves behind goes to the others
+    for n in 0..3 {
+        publisher.publish(&format!("job/{n}"), "left", 2).await;
+    }
+    let mut gone = members.pop().expect("c");
+    assert_eq!(gone.take().await.payload, "left");
+    gone.disconnect().await;
+    let mut left = 0;
+    while left < 3 {
+        for member in &mut members {
+            member.send(&[0xC0, 0]).await;
+            member.expect(0xD0, &[]).await;
+            while !member.aside.is_empty() {
+                assert_eq!(member.receive().await.payload, "left");
+                left += 1;
+            }
+        }
+    }
+    // and the turn goes on among those that are there
     for n in 0..10 {
         publisher.publish(&format!("job/{n}"), "y", 2).await;
     }
