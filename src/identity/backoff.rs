@@ -70,11 +70,13 @@ impl Failures {
         accounts.for_each(|whose| self.count(whose, now));
     }
 
-    /// The attempt was judged: clears the account, or blames the address.
+    /// The attempt was judged: clears the account, or blames the address and lets the delay begin now, however long the
+    /// judging took.
     pub fn judged(&mut self, right: bool, account: &str, address: Option<IpAddr>, now: Instant) {
         for whose in Whose::of(account, address) {
             match (right, &whose) {
                 (false, Whose::Address(_)) => self.count(whose, now),
+                (false, _) => self.delay(&whose, now),
                 (true, Whose::Account(_) | Whose::Pair(..)) => drop(self.0.remove(&whose)),
                 _ => {}
             }
@@ -85,14 +87,18 @@ impl Failures {
         if self.0.len() >= MOST {
             self.forget(now);
         }
-        let patience = whose.patience();
-        let record = self.0.entry(whose).or_insert(Record { failures: 0, last: now, until: now });
+        let record = self.0.entry(whose.clone()).or_insert(Record { failures: 0, last: now, until: now });
         if now.saturating_duration_since(record.last) > FORGIVEN {
             record.failures = 0;
         }
         record.failures = record.failures.saturating_add(1);
         record.last = now;
-        if record.failures >= patience {
+        self.delay(&whose, now);
+    }
+
+    fn delay(&mut self, whose: &Whose, now: Instant) {
+        let patience = whose.patience();
+        if let Some(record) = self.0.get_mut(whose).filter(|record| record.failures >= patience) {
             let doublings = (record.failures - patience).min(9);
             record.until = now + Duration::from_secs(1 << doublings).min(LONGEST);
         }
@@ -148,6 +154,18 @@ mod tests {
             failures.failed(&format!("meter-{n}"), AWAY, now);
         }
         assert!(failures.wait("somebody new", AWAY, now).is_some(), "an address that tries many names");
+    }
+
+    #[test]
+    fn the_delay_begins_when_the_attempt_was_judged() {
+        let mut failures = Failures::default();
+        let start = Instant::now();
+        let slow = start + Duration::from_secs(10);
+        for _ in 0..5 {
+            failures.attempted("anna", HOME, start);
+        }
+        failures.judged(false, "anna", HOME, slow);
+        assert_eq!(failures.wait("anna", HOME, slow), Some(Duration::from_secs(1)));
     }
 
     #[test]

