@@ -15,6 +15,7 @@ use crate::model::{
     command::{Command, CommandResponse, Door, Refusal},
     device::Protocol,
     event::Event,
+    executions::Execution,
     ids::DeviceId,
     jobs::{JobControl, JobOrder},
     reading::Reading,
@@ -115,6 +116,8 @@ pub enum Outcome {
     Config { device: DeviceId, version: u64, applied: bool, reason: Option<String> },
     /// From `updates`: each step of an update, its final one above all.
     Update { device: DeviceId, progress: UpdateProgress },
+    /// From the keeper: a child has ended its part of a job (or the gateway has, for it) on the jobs topics.
+    Execution { device: DeviceId, execution: Box<Execution> },
     /// From the keeper (children) and `diagnostics` (the gateway): the last chunk of an answer.
     Diagnostics { device: DeviceId, request_id: String, error: Option<String> },
 }

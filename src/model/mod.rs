@@ -4,6 +4,7 @@ pub mod access;
 pub mod command;
 pub mod device;
 pub mod event;
+pub mod executions;
 pub mod ids;
 pub mod jobs;
 pub mod reading;

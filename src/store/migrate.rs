@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 
 use super::{
-    StoreError, accounts, alarms, artifacts, audit, credentials, devices, history, jobs, log, retained, sessions,
-    settings, shadows,
+    StoreError, accounts, alarms, artifacts, audit, commands, credentials, desired, devices, executions, history,
+    jobs, log, retained, sessions, settings, shadows,
 };
 
 /// Table owner and its steps, oldest first. Append steps, never edit one that has shipped.
@@ -13,8 +13,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("alarms", alarms::MIGRATIONS),
     ("artifacts", artifacts::MIGRATIONS),
     ("audit", audit::MIGRATIONS),
+    ("commands", commands::MIGRATIONS),
     ("credentials", credentials::MIGRATIONS),
+    ("desired", desired::MIGRATIONS),
     ("devices", devices::MIGRATIONS),
+    ("executions", executions::MIGRATIONS),
     ("history", history::MIGRATIONS),
     ("jobs", jobs::MIGRATIONS),
     ("log", log::MIGRATIONS),

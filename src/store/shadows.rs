@@ -51,6 +51,8 @@ pub struct How {
     pub limits: Limits,
     /// Nothing is stored where no value would become different: for senders that repeat themselves.
     pub only_changes: bool,
+    /// Desired members of the classic shadow that are still outstanding then are withdrawn.
+    pub until: Option<Millis>,
 }
 
 /// What became of an update that was not refused.
@@ -94,6 +96,10 @@ impl Writer {
         Ok((Some(row), slot))
     }
 
+    pub(super) fn current(&mut self, device: &DeviceId, name: &Arc<str>) -> Result<Option<Arc<Document>>, StoreError> {
+        Ok(self.slot(&(device.clone(), name.clone()))?.1.live().cloned())
+    }
+
     /// Merges a request, and appends what follows from it: history, and the `state` record.
     pub(super) fn shadow_update(
         &mut self,
@@ -108,6 +114,11 @@ impl Writer {
             Ok(outcome) => outcome,
             Err(rejection) => return Ok(Err(rejection)),
         };
+        if name.is_empty()
+            && let State::Sections { desired, .. } = &outcome.request.state
+        {
+            self.wanted_until(device, desired, how.until)?;
+        }
         if let Some(previous) = outcome.previous.as_ref().filter(|_| how.only_changes && !outcome.changed()) {
             return Ok(Ok(Updated::Unchanged(previous.clone())));
         }

@@ -1,6 +1,10 @@
 //! The keeper's task: one loop over its channels, the table of devices, and what happens when the store has finished.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -8,26 +12,32 @@ use tokio::{
 };
 
 use super::{
-    Ask, Ports, Settings,
+    Ask, Ports, Settings, commands,
+    desired::Remarks,
+    jobs::{Asker, Said},
     latest::{Budget, Latest},
+    pursuit::Pursuit,
     shadows::Source,
     takein::{After, Gathered},
     voice::{self, Voice},
 };
 use crate::{
     bus::{
-        ChildEvent, Events, Fetch, FetchKind, FromDriver, Order, OrderKind, Outcomes, Readings, Reply, Sign, Signs,
-        ToDriverSender, UpdateAskSender, UpdateReports,
+        self, ChildEvent, Events, Fetch, FetchKind, FromDriver, Order, OrderKind, Outcomes, Readings, Reply, Sign,
+        Signs, ToDriverSender, UpdateAskSender, UpdateReports,
     },
     clock,
     model::{
-        command::{Door, Refusal, RefusalCode},
+        command::{Command, CommandResponse, Door, Refusal, RefusalCode},
         ids::DeviceId,
-        shadow::{Document, Limits, Rejection},
+        record::NewRecord,
+        shadow::{Document, Limits, OWN_SHADOW, Outcome, Rejection},
         time::Millis,
     },
     store::{
         Store, StoreError,
+        commands::Open,
+        executions::Changed,
         history::Keep,
         shadows::{How, Updated},
     },
@@ -57,6 +67,15 @@ pub(super) struct Keeping {
     pub tasks: Tasks,
     pub children: HashMap<DeviceId, Child>,
     pub budget: Budget,
+    /// When the next desired value expires.
+    pub next_expiry: Option<Millis>,
+    /// When the next command expires.
+    pub next_command: Option<Millis>,
+    /// When the next timer of a job runs out.
+    pub next_timer: Option<Millis>,
+    /// Changes of `headgate` shadows and events, written down at the end of each turn.
+    pub own: Vec<(DeviceId, serde_json::Map<String, serde_json::Value>)>,
+    pub aside: Vec<NewRecord>,
     done: mpsc::UnboundedSender<Done>,
     in_flight: usize,
 }
@@ -70,6 +89,12 @@ pub(super) struct Child {
     pub reachable: Option<bool>,
     pub firmware: Option<Arc<str>>,
     pub latest: Latest,
+    /// The delta as last seen, for devices with a driver.
+    pub outstanding: serde_json::Map<String, serde_json::Value>,
+    pub pursuit: Pursuit,
+    pub remarks: Remarks,
+    /// Commands its driver is carrying out.
+    pub calls: HashSet<String>,
     /// When the registry was last told that it was heard, and it was last told of an error.
     seen: i64,
     blamed: i64,
@@ -101,6 +126,41 @@ pub(super) enum Done {
         purpose: Purpose,
         result: Result<Option<Arc<Document>>, StoreError>,
     },
+    /// A driver has answered a write.
+    Written {
+        device: DeviceId,
+        values: serde_json::Map<String, serde_json::Value>,
+        refused: Result<Vec<(String, Refusal)>, Refusal>,
+    },
+    /// Commands to be sent; `fresh` ones were placed just now.
+    Commands {
+        device: DeviceId,
+        open: Result<Vec<Open>, StoreError>,
+        fresh: bool,
+    },
+    /// A driver's call has ended; without a response it waits, or was over before.
+    Called {
+        device: DeviceId,
+        command: Command,
+        response: Option<CommandResponse>,
+        result: Result<bool, StoreError>,
+    },
+    NextCommand(Option<Millis>),
+    Jobs {
+        device: DeviceId,
+        asker: Asker,
+        result: Result<Changed<Said>, StoreError>,
+    },
+    JobsOver {
+        devices: Vec<DeviceId>,
+        next: Option<Millis>,
+    },
+    /// Something that is on disk and concerns those who ordered it.
+    Told(bus::Outcome),
+    Expired {
+        expired: Result<Vec<(DeviceId, Outcome)>, StoreError>,
+        next: Result<Option<Millis>, StoreError>,
+    },
 }
 
 /// Why a shadow was read.
@@ -113,6 +173,8 @@ pub(super) enum Purpose {
     /// Time to send the level again.
     Level,
     Fetch(Reply<serde_json::Value>),
+    /// The `headgate` shadow: problems and locks.
+    Remarks,
 }
 
 pub(super) async fn run(settings: Settings, ports: Ports, mut questions: mpsc::Receiver<Ask>, tasks: Tasks) {
@@ -130,6 +192,11 @@ pub(super) async fn run(settings: Settings, ports: Ports, mut questions: mpsc::R
         outcomes: ports.outcomes,
         readings: ports.readings,
         children: HashMap::new(),
+        next_expiry: Some(Millis(0)),
+        next_command: Some(Millis(0)),
+        next_timer: Some(Millis(0)),
+        own: Vec::new(),
+        aside: Vec::new(),
         in_flight: 0,
         done,
         settings,
@@ -165,6 +232,7 @@ pub(super) async fn run(settings: Settings, ports: Ports, mut questions: mpsc::R
             }
             _ = tick.tick() => keeping.tick(clock::now()).await,
         }
+        keeping.write_remarks().await;
     }
     // What was sent before the stop is still taken in, and answered.
     let drain = async {
@@ -210,10 +278,27 @@ impl Keeping {
         self.done.clone()
     }
 
+    /// Work that waits for a driver's answer: given up when the keeper stops.
+    pub fn aside_task(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.tasks.stopping();
+        self.tasks.spawn(name, async move {
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// The way back for work that is not counted.
+    pub fn loose_end(&self) -> mpsc::UnboundedSender<Done> {
+        self.done.clone()
+    }
+
     async fn finish(&mut self, done: Done) {
         let weight = match &done {
             Done::Stored { weight, .. } => *weight,
-            Done::Updated { .. } | Done::Deleted { .. } | Done::Got { .. } => REQUEST,
+            Done::Updated { .. } | Done::Deleted { .. } | Done::Got { .. } | Done::Jobs { .. } => REQUEST,
+            _ => 0,
         };
         self.in_flight = self.in_flight.saturating_sub(weight);
         match done {
@@ -222,15 +307,29 @@ impl Keeping {
             Done::Deleted { device, name, token, source, result } => {
                 self.deleted(&device, &name, token, source, result);
             }
+            Done::Got { device, purpose: Purpose::Remarks, result, .. } => self.remarks_read(&device, result).await,
             Done::Got { device, name, purpose, result } => self.got(&device, &name, purpose, result),
+            Done::Written { device, values, refused } => self.written(device, values, refused),
+            Done::Commands { device, open, fresh } => self.send_commands(&device, open, fresh),
+            Done::Called { device, command, response, result } => self.called(&device, &command, response, result),
+            Done::NextCommand(next) => {
+                let known = self.next_command.into_iter().chain(next).min();
+                self.next_command = known;
+            }
+            Done::Jobs { device, asker, result } => self.jobs_changed(&device, asker, result),
+            Done::JobsOver { devices, next } => self.jobs_over(devices, next).await,
+            Done::Told(outcome) => self.tell_outcome(outcome),
+            Done::Expired { expired, next } => self.expired(expired, next).await,
         }
     }
 
     async fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Attach(device, driver) => {
-                self.child(&device).driver = Some(driver);
-                self.level(&device).await;
+                let child = self.child(&device);
+                child.driver = Some(driver);
+                child.pursuit.refresh(true, clock::now());
+                self.read_shadow(device, OWN_SHADOW.into(), Purpose::Remarks).await;
             }
             Ask::Detach(device) => {
                 if let Some(child) = self.children.get_mut(&device) {
@@ -249,16 +348,25 @@ impl Keeping {
                 let trend = self.children.get(&device).map(|child| child.latest.trend(&name, self.budget.step));
                 let _ = reply.send(trend.unwrap_or_default());
             }
+            Ask::Lock { device, member, lock, door } => self.lock(device, member, lock, door).await,
+            Ask::Give { device, given, reply } => self.give_job(device, given, reply).await,
+            Ask::CancelJob { device, job_id, force, reply } => self.cancel_job(device, job_id, force, reply).await,
             Ask::Pulse(reply) => drop(reply.send(())),
         }
     }
 
     async fn child_event(&mut self, event: ChildEvent) {
         match event {
-            ChildEvent::Connected { device, .. } => self.level(&device).await,
+            ChildEvent::Connected { device, .. } => {
+                self.level(&device).await;
+                self.resend_commands(&device);
+            }
             ChildEvent::Subscribed { device, filter, .. } => {
                 if voice::receives(&filter, &voice::child(&device, "delta")) {
                     self.level(&device).await;
+                }
+                if voice::may_receive_below(&filter, &voice::child(&device, "commands")) {
+                    self.resend_commands(&device);
                 }
             }
             ChildEvent::Disconnected { device, reason, .. } => {
@@ -285,7 +393,8 @@ impl Keeping {
                 let how = self.how(door, clock::now());
                 self.delete_shadow(device, name.unwrap_or_default().into(), None, how, Source::Order(reply)).await;
             }
-            OrderKind::Config(_) | OrderKind::Command(_) => {
+            OrderKind::Command(command) => self.command_order(device, door, command, reply),
+            OrderKind::Config(_) => {
                 let _ = reply.send(Err(Refusal::new(RefusalCode::Internal, "not carried out yet")));
             }
             OrderKind::Update(_) | OrderKind::Diagnostics(_) | OrderKind::Job(_) | OrderKind::JobControl { .. } => {
@@ -299,7 +408,13 @@ impl Keeping {
         match fetch.what {
             FetchKind::Delta => self.read_shadow(fetch.device, "".into(), Purpose::Fetch(fetch.reply)).await,
             FetchKind::Config => drop(fetch.reply.send(Ok(serde_json::Value::Null))),
-            FetchKind::Commands => drop(fetch.reply.send(Ok(serde_json::json!([])))),
+            FetchKind::Commands => {
+                let store = self.store.clone();
+                self.tasks.spawn("fetch of commands", async move {
+                    let open = store.open_commands(&fetch.device).await;
+                    let _ = fetch.reply.send(open.map(commands::as_list).map_err(|error| unavailable(&error)));
+                });
+            }
         }
     }
 
@@ -315,13 +430,18 @@ impl Keeping {
                 }
                 self.sign(Sign::Reachable { device: device.clone(), at, reachable, reason });
                 if reachable {
+                    self.child(&device).pursuit.refresh(false, clock::now());
                     self.level(&device).await;
+                    self.resend_commands(&device);
                 }
             }
         }
     }
 
     async fn tick(&mut self, now: Millis) {
+        self.pursue_due(now).await;
+        self.expire_commands(now);
+        self.job_timers(now);
         if now.seconds() % 3600 == 0
             && let Err(error) = self.store.sweep_tombstones(now).await
         {
@@ -337,7 +457,7 @@ impl Keeping {
     }
 
     pub fn how(&self, door: Door, at: Millis) -> How {
-        How { door, at, limits: self.limits, only_changes: false }
+        How { door, at, limits: self.limits, only_changes: false, until: None }
     }
 
     /// The device was heard; the registry is told once a second.

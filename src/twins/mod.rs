@@ -10,8 +10,12 @@
 //! Work is queued at the store in the order in which it came and finished in that order after its commit; a reply to a
 //! door leaves only then.
 
+mod commands;
+mod desired;
+mod jobs;
 mod keeper;
 mod latest;
+mod pursuit;
 mod shadows;
 mod takein;
 mod telemetry;
@@ -22,17 +26,21 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use tokio::sync::{mpsc, oneshot};
 
+pub use pursuit::Lock;
+
 pub use crate::config::shadows::Shadows as Settings;
 use crate::{
     bus::{
-        ChildEvent, DriverReceiver, Events, Fetch, InboundReceiver, LocalSender, Order, Outcomes, Readings, Signs,
-        ToDriverSender, UpdateAskSender, UpdateReports,
+        ChildEvent, DriverReceiver, Events, Fetch, InboundReceiver, LocalSender, Order, Outcomes, Readings, Reply,
+        Signs, ToDriverSender, UpdateAskSender, UpdateReports,
     },
     model::{
+        command::{Door, Refusal, RefusalCode},
+        executions::{Execution, Given},
         ids::DeviceId,
         shadow::{Document, OWN_SHADOW},
         time::Millis,
-        view::{Change, Live, Trend},
+        view::{Change, CommandView, Live, Trend},
     },
     store::{Store, StoreError},
     tasks::Tasks,
@@ -78,6 +86,9 @@ enum Ask {
     Latest(DeviceId, oneshot::Sender<Vec<Live>>),
     AllLatest(oneshot::Sender<Vec<(DeviceId, Vec<Live>)>>),
     Trend { device: DeviceId, name: String, reply: oneshot::Sender<Vec<(Millis, f64, f64, f64)>> },
+    Lock { device: DeviceId, member: String, lock: Option<Lock>, door: Door },
+    Give { device: DeviceId, given: Given, reply: Reply<bool> },
+    CancelJob { device: DeviceId, job_id: String, force: bool, reply: Reply<bool> },
     Pulse(oneshot::Sender<()>),
 }
 
@@ -131,6 +142,32 @@ impl Keeper {
         Ok(entries.into_iter().flat_map(shadows::as_changes).take(limit).collect())
     }
 
+    /// Commands of the device and what became of them, newest first.
+    pub async fn commands(&self, device: &DeviceId, limit: usize) -> Result<Vec<CommandView>, StoreError> {
+        self.store.commands(device, limit).await
+    }
+
+    /// Keeps a desired value from being written to the device (`None`: no longer), whoever desires it.
+    pub async fn lock(&self, device: DeviceId, member: String, lock: Option<Lock>, door: Door) {
+        let _ = self.asks.send(Ask::Lock { device, member, lock, door }).await;
+    }
+
+    /// Gives a device a job, which it sees on its jobs topics; false where it has one of that id already.
+    pub async fn queue_execution(&self, device: &DeviceId, given: Given) -> Result<bool, Refusal> {
+        self.ask(|reply| Ask::Give { device: device.clone(), given, reply }).await.unwrap_or_else(|| Err(gone()))
+    }
+
+    /// Cancels a device's job; one in progress only with `force`. False where there was nothing to cancel.
+    pub async fn cancel_execution(&self, device: &DeviceId, job_id: &str, force: bool) -> Result<bool, Refusal> {
+        let ask = |reply| Ask::CancelJob { device: device.clone(), job_id: job_id.to_owned(), force, reply };
+        self.ask(ask).await.unwrap_or_else(|| Err(gone()))
+    }
+
+    /// The jobs a device has, pending and ended.
+    pub async fn executions(&self, device: &DeviceId) -> Result<Vec<Execution>, StoreError> {
+        self.store.executions(device).await
+    }
+
     /// Answers when the keeper is alive and makes progress: what the watchdog asks.
     pub async fn pulse(&self) -> bool {
         self.ask(Ask::Pulse).await.is_some()
@@ -141,4 +178,8 @@ impl Keeper {
         self.asks.send(ask(reply)).await.ok()?;
         answer.await.ok()
     }
+}
+
+fn gone() -> Refusal {
+    Refusal::new(RefusalCode::Busy, "the gateway is stopping; ask again when it is back")
 }

@@ -92,6 +92,9 @@ impl Keeping {
     /// Desired values from the cloud or a technician.
     pub async fn shadow_order(&mut self, device: DeviceId, door: Door, what: OrderKind, reply: Reply<Json>) {
         let mut how = self.how(door, clock::now());
+        let mut until =
+            self.settings.desired_expiry.map(|span| how.at.plus(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)));
+        how.until = until;
         let request = match what {
             OrderKind::ShadowUpdate { name, document } => {
                 let name: Arc<str> = name.unwrap_or_default().into();
@@ -101,11 +104,20 @@ impl Keeping {
                 };
             }
             OrderKind::Delta(Json::Object(desired)) => Ok(Request::desired(desired)),
-            OrderKind::Desired(document) => desired_request(document),
+            OrderKind::Desired(document) => {
+                if let Some(at) = document.get("expiresAt").and_then(Json::as_i64) {
+                    until = Some(Millis(at));
+                }
+                desired_request(document)
+            }
             _ => Err("expected a JSON object: {\"name\": value, …}".to_owned()),
         };
         // At least once means twice at times: the second time changes nothing.
         how.only_changes = true;
+        how.until = until;
+        if let Some(until) = until {
+            self.next_expiry = Some(self.next_expiry.map_or(until, |next| next.min(until)));
+        }
         let checked = match request {
             Ok(request) => request.check(&self.limits).map_err(|rejection| as_refusal(&rejection)),
             Err(why) => Err(Refusal::new(RefusalCode::PayloadInvalid, why)),
@@ -260,8 +272,10 @@ impl Keeping {
                 self.not_stored(device, name, operation, Source::Topic(reply), &error);
             }
             (Purpose::Level, Ok(Some(document))) => self.send_delta(device, &document),
-            (Purpose::Level, Ok(None)) => {}
-            (Purpose::Level, Err(error)) => tracing::warn!(%device, %error, "the shadow could not be read"),
+            (Purpose::Level | Purpose::Remarks, Ok(_)) => {}
+            (Purpose::Level | Purpose::Remarks, Err(error)) => {
+                tracing::warn!(%device, %error, "the shadow could not be read")
+            }
             (Purpose::Fetch(reply), Ok(document)) => {
                 let delta = document.map(|document| document.delta().to_map()).unwrap_or_default();
                 let _ = reply.send(Ok(Json::Object(delta)));
@@ -271,7 +285,7 @@ impl Keeping {
     }
 
     /// Tells everybody of an accepted update, in this order: delta, documents, accepted.
-    async fn announce(&mut self, device: &DeviceId, name: &Arc<str>, outcome: &Outcome, read_back: bool) {
+    pub async fn announce(&mut self, device: &DeviceId, name: &Arc<str>, outcome: &Outcome, read_back: bool) {
         let delta = outcome.current.delta();
         if let Some(message) = outcome.delta_message(&delta) {
             self.voice.say(LocalMessage::new(voice::shadow(device, name, "update/delta"), message));
@@ -286,6 +300,8 @@ impl Keeping {
         let before = outcome.previous.as_ref().map(|document| document.delta()).unwrap_or_default();
         if *desired != Patch::Untouched || !before.same_values(&delta) {
             self.send_delta(device, &outcome.current);
+        } else {
+            self.pursue(device, delta.to_map());
         }
         if let Patch::Merge(reported) = reported {
             if read_back {
@@ -298,13 +314,15 @@ impl Keeping {
         }
     }
 
-    /// `devices/{d}/delta`, where anything is outstanding.
+    /// `devices/{d}/delta`, where anything is outstanding; to the driver, where there is one.
     fn send_delta(&mut self, device: &DeviceId, document: &Document) {
         let delta = document.delta();
+        let delta = delta.to_map();
         if !delta.is_empty() {
-            let payload = Json::Object(delta.to_map()).to_string();
+            let payload = serde_json::to_vec(&delta).unwrap_or_default();
             self.voice.say(LocalMessage::new(voice::child(device, "delta"), payload));
         }
+        self.pursue(device, delta);
     }
 
     fn tell_shadow(&self, device: &DeviceId, name: &Arc<str>, version: u64) {
@@ -369,7 +387,7 @@ fn state_request(payload: &[u8]) -> Result<Request, String> {
     Ok(Request::sections(desired, reported))
 }
 
-/// `desired` from the cloud: `{"desired": {…}, "version"?}`.
+/// `desired` from the cloud: `{"desired": {…}, "version"?, "expiresAt"?}`.
 fn desired_request(document: Json) -> Result<Request, String> {
     let shape = "expected {\"desired\": {…}, \"version\"?}";
     let Json::Object(mut members) = document else { return Err(shape.to_owned()) };

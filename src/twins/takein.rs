@@ -64,11 +64,7 @@ impl Keeping {
                         self.refuse(&device, &voice::child(&device, "update/chunk/get"), busy, reply);
                     }
                 }
-                ChildTopic::Jobs(_) => {
-                    let topic = voice::heard(&inbound.device, &inbound.topic);
-                    let refusal = Refusal::new(RefusalCode::TopicInvalid, "jobs are not served yet");
-                    self.refuse(&inbound.device, &topic, refusal, inbound.reply);
-                }
+                ChildTopic::Jobs(_) => self.jobs_inbound(inbound).await,
                 _ => self.plain(inbound, gathered).await,
             }
         }
@@ -114,11 +110,19 @@ impl Keeping {
     /// The topics that are checked and logged as they are.
     async fn plain(&mut self, inbound: Inbound, gathered: &mut Gathered) {
         let Inbound { device, topic, payload, at, reply, .. } = inbound;
+        if let ChildTopic::CommandResponse(name) = &topic
+            && let Ok(response) = serde_json::from_slice::<CommandResponse>(&payload)
+        {
+            return self.command_answer(device, name.clone(), response, at, reply);
+        }
         let checked = match &topic {
             ChildTopic::Heartbeat => logged(&payload).map(|record| (Kind::Heartbeat, record, None)),
             ChildTopic::UpdateStatus => update_status(&device, &payload),
             ChildTopic::DiagnosticsResponse => diagnostics(&device, &payload),
-            ChildTopic::CommandResponse(_) => command_response(&device, &payload),
+            ChildTopic::CommandResponse(_) => {
+                Err("expected {\"commandId\", \"status\": \"succeeded\", \"failed\" or \"rejected\", \"result\"?}"
+                    .to_owned())
+            }
             ChildTopic::ConfigAck => config_ack(&device, &payload),
             _ => Err("is not taken in here".to_owned()),
         };
@@ -134,11 +138,7 @@ impl Keeping {
         {
             self.firmware(&device, &version, at, true).await;
         }
-        let name = match topic {
-            ChildTopic::CommandResponse(name) => Some(name.into()),
-            _ => None,
-        };
-        gathered.records.push(NewRecord { device, kind, name, ts: ts.unwrap_or(at), body: body.into() });
+        gathered.records.push(NewRecord { device, kind, name: None, ts: ts.unwrap_or(at), body: body.into() });
         gathered.after.extend(after);
         gathered.replies.push(reply);
     }
@@ -174,6 +174,14 @@ impl Keeping {
                 let _ = reply.send(Ok(()));
             }
             return;
+        }
+        if replies.is_empty() {
+            // Nobody waits: the records may gather company, and are kept while the disk refuses.
+            if self.store.append_lazy(records).await.is_err() {
+                tracing::error!("the store has stopped; readings of drivers are lost");
+                return;
+            }
+            return self.stored(after, true).await;
         }
         let weight = records.len();
         let done = self.begin(weight);
@@ -264,13 +272,6 @@ fn update_status(device: &DeviceId, payload: &[u8]) -> Checked {
         .map_err(|error| format!("expected {{\"from\", \"to\", \"status\", …}}: {error}"))?;
     progress.device = Some(device.clone());
     Ok((Kind::UpdateStatus, logged(payload)?, Some(After::Update(device.clone(), progress))))
-}
-
-fn command_response(device: &DeviceId, payload: &[u8]) -> Checked {
-    let response: CommandResponse = serde_json::from_slice(payload)
-        .map_err(|error| format!("expected {{\"commandId\", \"status\", …}}: {error}"))?;
-    let outcome = Outcome::Command { device: device.clone(), response };
-    Ok((Kind::CommandResponse, logged(payload)?, Some(After::Outcome(outcome))))
 }
 
 fn config_ack(device: &DeviceId, payload: &[u8]) -> Checked {

@@ -128,6 +128,12 @@ pub fn receives(filter: &str, topic: &str) -> bool {
     levels.next().is_none()
 }
 
+/// Whether a subscription may receive topics one level below `topic`.
+pub fn may_receive_below(filter: &str, topic: &str) -> bool {
+    let below = filter.rsplit_once('/').is_some_and(|(above, last)| last != "#" && receives(above, topic));
+    below || receives(filter, &format!("{topic}/x"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +152,15 @@ mod tests {
             ("devices/d/delta/x", "devices/d/delta", false),
         ] {
             assert_eq!(receives(filter, topic), expected, "{filter} {topic}");
+        }
+        for (filter, expected) in [
+            ("devices/d/commands/+", true),
+            ("devices/d/commands/reboot", true),
+            ("devices/d/#", true),
+            ("devices/d/delta", false),
+            ("devices/d/commands", false),
+        ] {
+            assert_eq!(may_receive_below(filter, "devices/d/commands"), expected, "{filter}");
         }
     }
 }

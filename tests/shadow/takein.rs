@@ -1,7 +1,7 @@
 //! Telemetry, state and the other plain topics: what is logged, what is shown, what is refused.
 
 use headgate::{
-    bus::{ChildEvent, FromDriver, Outcome, Sign},
+    bus::{ChildEvent, FromDriver, Outcome, Sign, UpdateAsk},
     clock,
     model::{
         command::{Door, RefusalCode},
@@ -155,6 +155,14 @@ async fn the_plain_topics_are_checked_logged_and_passed_on() {
         .expect("stored");
     let chunk = r#"{"requestId":"r","chunk":1,"totalChunks":2,"payload":"x"}"#;
     gateway.publish("devices/d/diagnostics/response", chunk).await.expect("stored");
+    let (ask, answered) = inbound("devices/d/update/chunk/get", "{}");
+    gateway.inbound.send(vec![ask]).await.expect("runs");
+    loop {
+        if let Some(UpdateAsk::Chunk { reply, .. }) = gateway.asks.recv().await {
+            break drop(reply.send(Ok(())));
+        }
+    }
+    answered.await.expect("answered by the update room").expect("understood");
     let (_, progress) = gateway.updates.recv().await.expect("passed on");
     assert_eq!((progress.progress, progress.device), (Some(50), Some(id("d"))));
     let Some(Outcome::Config { version: 7, applied: false, .. }) = gateway.outcomes.recv().await else {
