@@ -1,0 +1,180 @@
+//! Configuration documents of devices, groups and types, and how each device stands to the one that counts for it.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Store, StoreError, Writer};
+use crate::model::{
+    configuration::{Assigned, Standing, effective},
+    ids::DeviceId,
+    record::NewRecord,
+    time::Millis,
+};
+
+pub const MIGRATIONS: &[&str] = &["
+    CREATE TABLE configs (
+        scope TEXT NOT NULL,
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        assigned TEXT NOT NULL,
+        PRIMARY KEY (scope, name)
+    );
+    CREATE TABLE config_standing (
+        device TEXT PRIMARY KEY,
+        settled INTEGER NOT NULL,
+        standing TEXT NOT NULL
+    );
+    CREATE INDEX config_unsettled ON config_standing (device) WHERE settled = 0;
+"];
+
+/// What became of assigning a configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Assignment {
+    Taken,
+    /// The same version is known: nothing changed.
+    Known,
+    /// A newer version is known.
+    Older { known: u64 },
+}
+
+/// Devices by how they stand to their configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Compliance {
+    pub applied: u64,
+    pub pending: u64,
+    pub rejected: u64,
+    /// Of those, devices for which an alarm was raised.
+    pub alarmed: u64,
+}
+
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Damaged(format!("a stored configuration: {error}")))
+}
+
+impl Writer {
+    fn standing(&self, device: &DeviceId) -> Result<Option<Standing>, StoreError> {
+        let sql = "SELECT standing FROM config_standing WHERE device = ?1";
+        let text = self.connection.prepare_cached(sql)?.query_row([device.as_str()], |row| row.get::<_, String>(0));
+        text.optional()?.map(|text| read(&text)).transpose()
+    }
+
+    /// What is assigned to the device, its groups and its type.
+    fn assigned(&self, device: &DeviceId) -> Result<Vec<Assigned>, StoreError> {
+        let sql = "SELECT assigned FROM configs WHERE (scope = 'device' AND name = ?1)
+                   OR (scope = 'type' AND name IN (SELECT kind FROM devices WHERE id = ?1))
+                   OR (scope = 'group' AND name IN (SELECT g.value FROM devices, json_each(groups_) g WHERE id = ?1))";
+        let mut select = self.connection.prepare_cached(sql)?;
+        let rows = select.query_map([device.as_str()], |row| row.get::<_, String>(0))?;
+        let mut all = Vec::new();
+        for row in rows {
+            all.push(read(&row?)?);
+        }
+        Ok(all)
+    }
+}
+
+impl Store {
+    /// Assigns a configuration; an older version than the known one is not taken.
+    pub async fn assign_config(&self, assigned: Assigned) -> Result<Assignment, StoreError> {
+        self.write(move |writer| {
+            let key = (assigned.scope.word(), &assigned.name);
+            let sql = "SELECT version FROM configs WHERE scope = ?1 AND name = ?2";
+            let known: Option<i64> = writer.connection.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()?;
+            match known.map(i64::unsigned_abs) {
+                Some(known) if known == assigned.version => return Ok(Assignment::Known),
+                Some(known) if known > assigned.version => return Ok(Assignment::Older { known }),
+                _ => {}
+            }
+            let sql = "INSERT OR REPLACE INTO configs (scope, name, version, assigned) VALUES (?1, ?2, ?3, ?4)";
+            let text = serde_json::to_string(&assigned).unwrap_or_default();
+            let version = assigned.version as i64;
+            writer.connection.prepare_cached(sql)?.execute(params![key.0, key.1, version, text])?;
+            Ok(Assignment::Taken)
+        })
+        .await
+    }
+
+    /// Brings a device's standing up to date with what is assigned now, lets `change` work on it, and keeps it with the
+    /// records `change` hands back. `None` where nothing is assigned.
+    pub async fn config_standing<R: Send + 'static>(
+        &self,
+        device: &DeviceId,
+        now: Millis,
+        change: impl FnOnce(&mut Standing) -> (R, Vec<NewRecord>) + Send + 'static,
+    ) -> Result<Option<(R, Standing)>, StoreError> {
+        let device = device.clone();
+        self.write(move |writer| {
+            let before = writer.standing(&device)?;
+            let desired = effective(writer.assigned(&device)?);
+            let Some(mut standing) = Standing::assign(before.clone(), desired, now) else {
+                if before.is_some() {
+                    let sql = "DELETE FROM config_standing WHERE device = ?1";
+                    writer.connection.prepare_cached(sql)?.execute([device.as_str()])?;
+                }
+                return Ok(None);
+            };
+            let (result, records) = change(&mut standing);
+            if before.as_ref() != Some(&standing) {
+                let settled = standing.status == crate::model::configuration::Status::Applied;
+                let text = serde_json::to_string(&standing).unwrap_or_default();
+                let sql = "INSERT OR REPLACE INTO config_standing (device, settled, standing) VALUES (?1, ?2, ?3)";
+                writer.connection.prepare_cached(sql)?.execute(params![device.as_str(), settled, text])?;
+            }
+            for record in records {
+                writer.append(record)?;
+            }
+            Ok(Some((result, standing)))
+        })
+        .await
+    }
+
+    /// How a device stands, as last written.
+    pub async fn standing(&self, device: &DeviceId) -> Result<Option<Standing>, StoreError> {
+        let device = device.as_str().to_owned();
+        self.read(move |connection| {
+            let sql = "SELECT standing FROM config_standing WHERE device = ?1";
+            let text = connection.prepare_cached(sql)?.query_row([device], |row| row.get::<_, String>(0)).optional()?;
+            text.map(|text| read(&text)).transpose()
+        })
+        .await
+    }
+
+    /// Devices that do not have what they should have.
+    pub async fn unsettled(&self) -> Result<Vec<(DeviceId, Standing)>, StoreError> {
+        self.read(|connection| {
+            let mut select =
+                connection.prepare_cached("SELECT device, standing FROM config_standing WHERE settled = 0")?;
+            let rows = select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let mut all = Vec::new();
+            for row in rows {
+                let (device, text) = row?;
+                let device = DeviceId::new(&device).map_err(|error| StoreError::Damaged(error.to_string()))?;
+                all.push((device, read(&text)?));
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// How many devices stand how.
+    pub async fn compliance(&self) -> Result<Compliance, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT standing ->> '$.status', standing ->> '$.alarmed', COUNT(*)
+                       FROM config_standing GROUP BY 1, 2";
+            let mut select = connection.prepare_cached(sql)?;
+            let mut rows = select.query([])?;
+            let mut counts = Compliance::default();
+            while let Some(row) = rows.next()? {
+                let (status, alarmed, count): (String, bool, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let count = count.unsigned_abs();
+                match status.as_str() {
+                    "applied" => counts.applied += count,
+                    "rejected" => counts.rejected += count,
+                    _ => counts.pending += count,
+                }
+                counts.alarmed += if alarmed { count } else { 0 };
+            }
+            Ok(counts)
+        })
+        .await
+    }
+}
