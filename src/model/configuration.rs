@@ -171,7 +171,10 @@ impl Standing {
             return None;
         }
         let overdue = self.pushed.is_none_or(|pushed| now.since(pushed) >= patience.ack);
-        if self.status == Status::Pending && overdue && (self.pushes == 0 || (connected && self.pushes < patience.pushes)) {
+        if self.status == Status::Pending
+            && overdue
+            && (self.pushes == 0 || (connected && self.pushes < patience.pushes))
+        {
             return Some(Step::Push);
         }
         (!self.alarmed && now.since(self.since) >= patience.alarm).then_some(Step::Alarm)
@@ -198,7 +201,8 @@ mod tests {
 
     #[test]
     fn the_closest_counts_unless_a_priority_says_otherwise() {
-        let mut all = vec![assigned(Scope::Type, "meter", 1), assigned(Scope::Device, "d", 2), assigned(Scope::Group, "g", 3)];
+        let mut all =
+            vec![assigned(Scope::Type, "meter", 1), assigned(Scope::Device, "d", 2), assigned(Scope::Group, "g", 3)];
         assert_eq!(effective(all.clone()).map(|a| a.scope), Some(Scope::Device));
         all[0].priority = 1000;
         assert_eq!(effective(all).map(|a| a.scope), Some(Scope::Type));
@@ -242,7 +246,10 @@ mod tests {
         standing.acknowledged(6, true, None);
         assert_eq!((standing.status, standing.applied_version), (Status::Pending, Some(6)));
         standing.acknowledged(7, true, None);
-        assert_eq!((standing.status, standing.applied_hash.clone()), (Status::Applied, Some(standing.desired.hash.clone())));
+        assert_eq!(
+            (standing.status, standing.applied_hash.clone()),
+            (Status::Applied, Some(standing.desired.hash.clone()))
+        );
         standing.runs(7, Millis(5));
         assert_eq!(standing.step(true, &PATIENCE, Millis(1 << 40)), None);
         standing.runs(6, Millis(700_000));

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod command;
+pub mod configuration;
 pub mod device;
 pub mod event;
 pub mod executions;

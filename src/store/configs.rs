@@ -33,7 +33,9 @@ pub enum Assignment {
     /// The same version is known: nothing changed.
     Known,
     /// A newer version is known.
-    Older { known: u64 },
+    Older {
+        known: u64,
+    },
 }
 
 /// Devices by how they stand to their configuration.
@@ -61,7 +63,7 @@ impl Writer {
     fn assigned(&self, device: &DeviceId) -> Result<Vec<Assigned>, StoreError> {
         let sql = "SELECT assigned FROM configs WHERE (scope = 'device' AND name = ?1)
                    OR (scope = 'type' AND name IN (SELECT kind FROM devices WHERE id = ?1))
-                   OR (scope = 'group' AND name IN (SELECT g.value FROM devices, json_each(groups_) g WHERE id = ?1))";
+                   OR (scope = 'group' AND name IN (SELECT g.value FROM devices d, json_each(d.groups_) g WHERE d.id = ?1))";
         let mut select = self.connection.prepare_cached(sql)?;
         let rows = select.query_map([device.as_str()], |row| row.get::<_, String>(0))?;
         let mut all = Vec::new();
@@ -78,7 +80,8 @@ impl Store {
         self.write(move |writer| {
             let key = (assigned.scope.word(), &assigned.name);
             let sql = "SELECT version FROM configs WHERE scope = ?1 AND name = ?2";
-            let known: Option<i64> = writer.connection.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()?;
+            let known: Option<i64> =
+                writer.connection.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()?;
             match known.map(i64::unsigned_abs) {
                 Some(known) if known == assigned.version => return Ok(Assignment::Known),
                 Some(known) if known > assigned.version => return Ok(Assignment::Older { known }),

@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 
 use super::{
-    StoreError, accounts, alarms, artifacts, audit, commands, credentials, desired, devices, executions, history,
-    jobs, log, retained, sessions, settings, shadows,
+    StoreError, accounts, alarms, artifacts, audit, commands, configs, credentials, desired, devices, executions,
+    history, jobs, log, retained, sessions, settings, shadows,
 };
 
 /// Table owner and its steps, oldest first. Append steps, never edit one that has shipped.
@@ -14,6 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("artifacts", artifacts::MIGRATIONS),
     ("audit", audit::MIGRATIONS),
     ("commands", commands::MIGRATIONS),
+    ("configs", configs::MIGRATIONS),
     ("credentials", credentials::MIGRATIONS),
     ("desired", desired::MIGRATIONS),
     ("devices", devices::MIGRATIONS),

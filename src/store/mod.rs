@@ -15,6 +15,7 @@ pub mod alarms;
 pub mod artifacts;
 pub mod audit;
 pub mod commands;
+pub mod configs;
 pub mod credentials;
 pub mod desired;
 pub mod devices;

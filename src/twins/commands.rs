@@ -8,7 +8,8 @@ use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
 use super::{
-    keeper::{Done, Keeping, unavailable},
+    done::Done,
+    keeper::{Keeping, unavailable},
     voice,
 };
 use crate::{

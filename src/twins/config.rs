@@ -4,7 +4,8 @@
 use serde_json::{Value as Json, json};
 
 use super::{
-    keeper::{Done, Keeping, unavailable},
+    done::Done,
+    keeper::{Keeping, unavailable},
     voice,
 };
 use crate::{
@@ -126,7 +127,12 @@ impl Keeping {
             }
             Some(Step::Alarm) => {
                 let text = drift_text(standing);
-                self.events.tell(Event::Alarm { device: device.clone(), severity: Severity::Minor, text, at: clock::now() });
+                self.events.tell(Event::Alarm {
+                    device: device.clone(),
+                    severity: Severity::Minor,
+                    text,
+                    at: clock::now(),
+                });
             }
             None => {}
         }

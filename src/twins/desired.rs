@@ -9,7 +9,8 @@ use serde_json::{Map, Value as Json, json};
 use tokio::sync::oneshot;
 
 use super::{
-    keeper::{Done, Keeping, Purpose},
+    done::{Done, Purpose},
+    keeper::Keeping,
     pursuit::Lock,
     shadows::Source,
     voice,

@@ -3,7 +3,8 @@
 use serde_json::Value as Json;
 
 use super::{
-    keeper::{Done, Keeping, REQUEST, unavailable},
+    done::{Done, REQUEST},
+    keeper::{Keeping, unavailable},
     voice,
 };
 use crate::{

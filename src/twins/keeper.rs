@@ -1,4 +1,4 @@
-//! The keeper's task: one loop over its channels, the table of devices, and what happens when the store has finished.
+//! The keeper's task: one loop over its channels, and the table of devices.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,42 +12,35 @@ use tokio::{
 };
 
 use super::{
-    Ask, Ports, Settings, commands,
+    Ask, Ports, Settings, commands, config,
     desired::Remarks,
-    jobs::{Asker, Said},
+    done::{Done, Purpose},
     latest::{Budget, Latest},
     pursuit::Pursuit,
     shadows::Source,
-    takein::{After, Gathered},
+    takein::Gathered,
     voice::{self, Voice},
 };
 use crate::{
     bus::{
-        self, ChildEvent, Events, Fetch, FetchKind, FromDriver, Order, OrderKind, Outcomes, Readings, Reply, Sign,
-        Signs, ToDriverSender, UpdateAskSender, UpdateReports,
+        ChildEvent, Events, Fetch, FetchKind, FromDriver, Order, OrderKind, Outcomes, Readings, Reply, Sign, Signs,
+        ToDriverSender, UpdateAskSender, UpdateReports,
     },
     clock,
     model::{
-        command::{Command, CommandResponse, Door, Refusal, RefusalCode},
+        command::{Door, Refusal, RefusalCode},
+        configuration::Scope,
         ids::DeviceId,
         record::NewRecord,
-        shadow::{Document, Limits, OWN_SHADOW, Outcome, Rejection},
+        shadow::{Limits, OWN_SHADOW},
         time::Millis,
     },
-    store::{
-        Store, StoreError,
-        commands::Open,
-        executions::Changed,
-        history::Keep,
-        shadows::{How, Updated},
-    },
+    store::{Store, StoreError, history::Keep, shadows::How},
     tasks::Tasks,
 };
 
 /// Records and requests that may be on their way through the store before no more are taken in.
 const IN_FLIGHT: usize = 65_536;
-/// What a shadow request counts against it, in records.
-pub(super) const REQUEST: usize = 16;
 /// Records gathered into one job of the store.
 const BATCH: usize = 8192;
 /// How long a stop waits for what is queued.
@@ -73,11 +66,13 @@ pub(super) struct Keeping {
     pub next_command: Option<Millis>,
     /// When the next timer of a job runs out.
     pub next_timer: Option<Millis>,
+    /// When devices that drift were last looked at.
+    pub config_looked: Millis,
     /// Changes of `headgate` shadows and events, written down at the end of each turn.
     pub own: Vec<(DeviceId, serde_json::Map<String, serde_json::Value>)>,
     pub aside: Vec<NewRecord>,
-    done: mpsc::UnboundedSender<Done>,
-    in_flight: usize,
+    pub(super) done: mpsc::UnboundedSender<Done>,
+    pub(super) in_flight: usize,
 }
 
 /// What the keeper knows of one device beside the store.
@@ -95,86 +90,12 @@ pub(super) struct Child {
     pub remarks: Remarks,
     /// Commands its driver is carrying out.
     pub calls: HashSet<String>,
+    pub connected: bool,
+    /// The configuration it says it runs.
+    pub config_runs: Option<u64>,
     /// When the registry was last told that it was heard, and it was last told of an error.
     seen: i64,
     blamed: i64,
-}
-
-/// Something the store has finished, or a driver has answered.
-pub(super) enum Done {
-    Stored {
-        weight: usize,
-        after: Vec<After>,
-        good: bool,
-    },
-    Updated {
-        device: DeviceId,
-        name: Arc<str>,
-        source: Source,
-        result: Result<Result<Updated, Rejection>, StoreError>,
-    },
-    Deleted {
-        device: DeviceId,
-        name: Arc<str>,
-        token: Option<String>,
-        source: Source,
-        result: Result<Option<u64>, StoreError>,
-    },
-    Got {
-        device: DeviceId,
-        name: Arc<str>,
-        purpose: Purpose,
-        result: Result<Option<Arc<Document>>, StoreError>,
-    },
-    /// A driver has answered a write.
-    Written {
-        device: DeviceId,
-        values: serde_json::Map<String, serde_json::Value>,
-        refused: Result<Vec<(String, Refusal)>, Refusal>,
-    },
-    /// Commands to be sent; `fresh` ones were placed just now.
-    Commands {
-        device: DeviceId,
-        open: Result<Vec<Open>, StoreError>,
-        fresh: bool,
-    },
-    /// A driver's call has ended; without a response it waits, or was over before.
-    Called {
-        device: DeviceId,
-        command: Command,
-        response: Option<CommandResponse>,
-        result: Result<bool, StoreError>,
-    },
-    NextCommand(Option<Millis>),
-    Jobs {
-        device: DeviceId,
-        asker: Asker,
-        result: Result<Changed<Said>, StoreError>,
-    },
-    JobsOver {
-        devices: Vec<DeviceId>,
-        next: Option<Millis>,
-    },
-    /// Something that is on disk and concerns those who ordered it.
-    Told(bus::Outcome),
-    Expired {
-        expired: Result<Vec<(DeviceId, Outcome)>, StoreError>,
-        next: Result<Option<Millis>, StoreError>,
-    },
-}
-
-/// Why a shadow was read.
-pub(super) enum Purpose {
-    /// A `get` request.
-    Answer {
-        token: Option<String>,
-        reply: Reply,
-    },
-    /// Time to send the level again.
-    Level,
-    Fetch(Reply<serde_json::Value>),
-    /// The `headgate` shadow: problems and locks.
-    Remarks,
 }
 
 pub(super) async fn run(settings: Settings, ports: Ports, mut questions: mpsc::Receiver<Ask>, tasks: Tasks) {
@@ -195,6 +116,7 @@ pub(super) async fn run(settings: Settings, ports: Ports, mut questions: mpsc::R
         next_expiry: Some(Millis(0)),
         next_command: Some(Millis(0)),
         next_timer: Some(Millis(0)),
+        config_looked: Millis(0),
         own: Vec::new(),
         aside: Vec::new(),
         in_flight: 0,
@@ -273,56 +195,6 @@ impl Keeping {
     }
 
     /// The way back into the loop for work that ends elsewhere; counts `weight` until it does.
-    pub fn begin(&mut self, weight: usize) -> mpsc::UnboundedSender<Done> {
-        self.in_flight += weight;
-        self.done.clone()
-    }
-
-    /// Work that waits for a driver's answer: given up when the keeper stops.
-    pub fn aside_task(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.tasks.stopping();
-        self.tasks.spawn(name, async move {
-            tokio::select! {
-                () = work => {}
-                () = stop.cancelled() => {}
-            }
-        });
-    }
-
-    /// The way back for work that is not counted.
-    pub fn loose_end(&self) -> mpsc::UnboundedSender<Done> {
-        self.done.clone()
-    }
-
-    async fn finish(&mut self, done: Done) {
-        let weight = match &done {
-            Done::Stored { weight, .. } => *weight,
-            Done::Updated { .. } | Done::Deleted { .. } | Done::Got { .. } | Done::Jobs { .. } => REQUEST,
-            _ => 0,
-        };
-        self.in_flight = self.in_flight.saturating_sub(weight);
-        match done {
-            Done::Stored { after, good, .. } => self.stored(after, good).await,
-            Done::Updated { device, name, source, result } => self.updated(device, name, source, result).await,
-            Done::Deleted { device, name, token, source, result } => {
-                self.deleted(&device, &name, token, source, result);
-            }
-            Done::Got { device, purpose: Purpose::Remarks, result, .. } => self.remarks_read(&device, result).await,
-            Done::Got { device, name, purpose, result } => self.got(&device, &name, purpose, result),
-            Done::Written { device, values, refused } => self.written(device, values, refused),
-            Done::Commands { device, open, fresh } => self.send_commands(&device, open, fresh),
-            Done::Called { device, command, response, result } => self.called(&device, &command, response, result),
-            Done::NextCommand(next) => {
-                let known = self.next_command.into_iter().chain(next).min();
-                self.next_command = known;
-            }
-            Done::Jobs { device, asker, result } => self.jobs_changed(&device, asker, result),
-            Done::JobsOver { devices, next } => self.jobs_over(devices, next).await,
-            Done::Told(outcome) => self.tell_outcome(outcome),
-            Done::Expired { expired, next } => self.expired(expired, next).await,
-        }
-    }
-
     async fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Attach(device, driver) => {
@@ -351,6 +223,7 @@ impl Keeping {
             Ask::Lock { device, member, lock, door } => self.lock(device, member, lock, door).await,
             Ask::Give { device, given, reply } => self.give_job(device, given, reply).await,
             Ask::CancelJob { device, job_id, force, reply } => self.cancel_job(device, job_id, force, reply).await,
+            Ask::Config { scope, name, document, reply } => self.config_order(scope, name, document, reply),
             Ask::Pulse(reply) => drop(reply.send(())),
         }
     }
@@ -358,6 +231,8 @@ impl Keeping {
     async fn child_event(&mut self, event: ChildEvent) {
         match event {
             ChildEvent::Connected { device, .. } => {
+                self.child(&device).connected = true;
+                self.config_due(device.clone());
                 self.level(&device).await;
                 self.resend_commands(&device);
             }
@@ -371,6 +246,7 @@ impl Keeping {
             }
             ChildEvent::Disconnected { device, reason, .. } => {
                 if let Some(child) = self.children.get_mut(&device) {
+                    child.connected = false;
                     child.latest.grow_stale(&reason);
                 }
             }
@@ -394,8 +270,8 @@ impl Keeping {
                 self.delete_shadow(device, name.unwrap_or_default().into(), None, how, Source::Order(reply)).await;
             }
             OrderKind::Command(command) => self.command_order(device, door, command, reply),
-            OrderKind::Config(_) => {
-                let _ = reply.send(Err(Refusal::new(RefusalCode::Internal, "not carried out yet")));
+            OrderKind::Config(document) => {
+                self.config_order(Scope::Device, device.as_str().to_owned(), document, reply);
             }
             OrderKind::Update(_) | OrderKind::Diagnostics(_) | OrderKind::Job(_) | OrderKind::JobControl { .. } => {
                 let wrong = Refusal::new(RefusalCode::TopicInvalid, "this order is for another room than the keeper");
@@ -407,7 +283,13 @@ impl Keeping {
     async fn fetch(&mut self, fetch: Fetch) {
         match fetch.what {
             FetchKind::Delta => self.read_shadow(fetch.device, "".into(), Purpose::Fetch(fetch.reply)).await,
-            FetchKind::Config => drop(fetch.reply.send(Ok(serde_json::Value::Null))),
+            FetchKind::Config => {
+                let store = self.store.clone();
+                self.tasks.spawn("fetch of a configuration", async move {
+                    let standing = store.standing(&fetch.device).await;
+                    let _ = fetch.reply.send(config::as_fetched(standing));
+                });
+            }
             FetchKind::Commands => {
                 let store = self.store.clone();
                 self.tasks.spawn("fetch of commands", async move {
@@ -442,6 +324,7 @@ impl Keeping {
         self.pursue_due(now).await;
         self.expire_commands(now);
         self.job_timers(now);
+        self.config_tick(now);
         if now.seconds() % 3600 == 0
             && let Err(error) = self.store.sweep_tombstones(now).await
         {

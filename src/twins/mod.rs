@@ -11,7 +11,9 @@
 //! door leaves only then.
 
 mod commands;
+mod config;
 mod desired;
+mod done;
 mod jobs;
 mod keeper;
 mod latest;
@@ -36,13 +38,14 @@ use crate::{
     },
     model::{
         command::{Door, Refusal, RefusalCode},
+        configuration::Scope,
         executions::{Execution, Given},
         ids::DeviceId,
         shadow::{Document, OWN_SHADOW},
         time::Millis,
-        view::{Change, CommandView, Live, Trend},
+        view::{Change, CommandView, ConfigView, Drift, Live, Trend},
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, configs::Compliance},
     tasks::Tasks,
 };
 
@@ -89,6 +92,7 @@ enum Ask {
     Lock { device: DeviceId, member: String, lock: Option<Lock>, door: Door },
     Give { device: DeviceId, given: Given, reply: Reply<bool> },
     CancelJob { device: DeviceId, job_id: String, force: bool, reply: Reply<bool> },
+    Config { scope: Scope, name: String, document: Json, reply: Reply<Json> },
     Pulse(oneshot::Sender<()>),
 }
 
@@ -166,6 +170,23 @@ impl Keeper {
     /// The jobs a device has, pending and ended.
     pub async fn executions(&self, device: &DeviceId) -> Result<Vec<Execution>, StoreError> {
         self.store.executions(device).await
+    }
+
+    /// Assigns a configuration (`{"version", "config", "priority"?}`) to a device, a group or a type, and pushes it to
+    /// every device for which it counts.
+    pub async fn assign_config(&self, scope: Scope, name: &str, document: Json) -> Result<Json, Refusal> {
+        let ask = |reply| Ask::Config { scope, name: name.to_owned(), document, reply };
+        self.ask(ask).await.unwrap_or_else(|| Err(gone()))
+    }
+
+    /// Which configuration the device should have and which it has, and its drift where they differ.
+    pub async fn config(&self, device: &DeviceId) -> Result<Option<(ConfigView, Option<Drift>)>, StoreError> {
+        Ok(self.store.standing(device).await?.map(|standing| config::as_view(&standing)))
+    }
+
+    /// How many devices have the configuration they should have, and how many do not.
+    pub async fn compliance(&self) -> Result<Compliance, StoreError> {
+        self.store.compliance().await
     }
 
     /// Answers when the keeper is alive and makes progress: what the watchdog asks.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use super::{
-    keeper::{Done, Keeping, Purpose, REQUEST, unavailable},
+    done::{Done, Purpose, REQUEST},
+    keeper::{Keeping, unavailable},
     voice,
 };
 use crate::{

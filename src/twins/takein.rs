@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json, value::RawValue};
 
 use super::{
-    keeper::{Done, Keeping, unavailable},
+    done::Done,
+    keeper::{Keeping, unavailable},
     telemetry, voice,
 };
 use crate::{
@@ -115,6 +116,13 @@ impl Keeping {
         {
             return self.command_answer(device, name.clone(), response, at, reply);
         }
+        if topic == ChildTopic::ConfigAck
+            && let Ok((kind, (body, ts), ack)) = config_ack(&payload)
+        {
+            let ts = ts.unwrap_or(at);
+            let record = NewRecord { device: device.clone(), kind, name: None, ts, body: body.into() };
+            return self.config_acknowledged(device, ack, record, reply);
+        }
         let checked = match &topic {
             ChildTopic::Heartbeat => logged(&payload).map(|record| (Kind::Heartbeat, record, None)),
             ChildTopic::UpdateStatus => update_status(&device, &payload),
@@ -123,7 +131,7 @@ impl Keeping {
                 Err("expected {\"commandId\", \"status\": \"succeeded\", \"failed\" or \"rejected\", \"result\"?}"
                     .to_owned())
             }
-            ChildTopic::ConfigAck => config_ack(&device, &payload),
+            ChildTopic::ConfigAck => config_ack(&payload).map(|(kind, record, _)| (kind, record, None)),
             _ => Err("is not taken in here".to_owned()),
         };
         let (kind, (body, ts), after) = match checked {
@@ -133,10 +141,14 @@ impl Keeping {
                 return self.refuse(&device, &heard, Refusal::new(RefusalCode::PayloadInvalid, why), reply);
             }
         };
-        if kind == Kind::Heartbeat
-            && let Some(version) = firmware_of(&payload)
-        {
+        let named = if kind == Kind::Heartbeat { named(&payload) } else { Named::default() };
+        if let Some(version) = named.firmware_version {
             self.firmware(&device, &version, at, true).await;
+        }
+        if kind == Kind::Heartbeat
+            && let Some(version) = named.config_version
+        {
+            self.config_runs(&device, version, at);
         }
         gathered.records.push(NewRecord { device, kind, name: None, ts: ts.unwrap_or(at), body: body.into() });
         gathered.after.extend(after);
@@ -274,7 +286,10 @@ fn update_status(device: &DeviceId, payload: &[u8]) -> Checked {
     Ok((Kind::UpdateStatus, logged(payload)?, Some(After::Update(device.clone(), progress))))
 }
 
-fn config_ack(device: &DeviceId, payload: &[u8]) -> Checked {
+type Ack = (u64, bool, Option<String>);
+
+/// The record of an acknowledgement, and what it says: version, applied, reason.
+fn config_ack(payload: &[u8]) -> Result<(Kind, (Vec<u8>, Option<Millis>), Ack), String> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "lowercase")]
     enum Status {
@@ -291,8 +306,7 @@ fn config_ack(device: &DeviceId, payload: &[u8]) -> Checked {
     let Ack { version, status, reason } = serde_json::from_slice(payload)
         .map_err(|error| format!("expected {{\"version\", \"status\": \"applied\" or \"rejected\"}}: {error}"))?;
     let applied = matches!(status, Status::Applied);
-    let outcome = Outcome::Config { device: device.clone(), version, applied, reason };
-    Ok((Kind::ConfigAck, logged(payload)?, Some(After::Outcome(outcome))))
+    Ok((Kind::ConfigAck, logged(payload)?, (version, applied, reason)))
 }
 
 /// The last chunk (or the first error) is an outcome.
@@ -315,11 +329,14 @@ fn diagnostics(device: &DeviceId, payload: &[u8]) -> Checked {
     Ok((Kind::DiagnosticsResponse, logged(payload)?, last.then_some(After::Outcome(outcome))))
 }
 
-fn firmware_of(payload: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Named {
-        firmware_version: Option<String>,
-    }
-    serde_json::from_slice::<Named>(payload).ok()?.firmware_version
+/// What a heartbeat says of the device besides its health.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Named {
+    firmware_version: Option<String>,
+    config_version: Option<u64>,
+}
+
+fn named(payload: &[u8]) -> Named {
+    serde_json::from_slice(payload).unwrap_or_default()
 }
