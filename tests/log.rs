@@ -185,7 +185,7 @@ async fn a_disk_that_refuses_is_waited_for_and_readings_nobody_waited_for_are_ke
 
 #[tokio::test]
 async fn a_damaged_database_is_set_aside_salvaged_and_declared() {
-    for (from, to, least) in [(0, 4096, 0), (100 << 10, 140 << 10, 2000)] {
+    for (from, to, least) in [(0, 4096, 0), (600 << 10, 640 << 10, 2000)] {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("headgate.db");
         let (store, thread) = Store::open_with(folder.path(), options(64 << 20)).expect("open");

@@ -79,7 +79,9 @@ impl<'r> Session<'r> {
             cursors[lane as usize] = road.store.cursor(&road.consumer, lane).await?;
         }
         // Losses are said first: they explain what is missing in what follows.
-        road.store.settle_gaps().await?;
+        if let Err(error) = road.store.settle_gaps().await {
+            tracing::debug!(%error, "the loss ledger waits");
+        }
         let newest = *road.store.appended().borrow();
         let announced = max_packet.map_or(usize::MAX, |bytes| (bytes as usize).saturating_sub(HEADERS));
         let bytes = config.batch_bytes.min(announced).min(road.narrow);

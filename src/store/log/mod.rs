@@ -110,7 +110,16 @@ impl Store {
         records: usize,
         bytes: usize,
     ) -> Result<Vec<Record>, StoreError> {
-        self.read(move |connection| read_after(connection, lane, position, records, bytes)).await
+        loop {
+            let read = self.read(move |connection| read_after(connection, lane, position, records, bytes)).await?;
+            match read {
+                Read::Records(records) => return Ok(records),
+                // Taken out and declared; what comes after it can be read.
+                Read::Damaged(first) => {
+                    self.write(move |writer| writer.log.mend(&writer.connection, lane, first)).await?;
+                }
+            }
+        }
     }
 
     /// Where `consumer` stands in `lane`: the last position it has acknowledged.
@@ -179,13 +188,19 @@ pub(in crate::store) fn newest_stamp(connection: &Connection) -> Result<Millis, 
     Ok(Millis(newest))
 }
 
+enum Read {
+    Records(Vec<Record>),
+    /// The block that begins here cannot be unpacked, and nothing before it was wanted.
+    Damaged(u64),
+}
+
 fn read_after(
     connection: &Connection,
     lane: Lane,
     position: u64,
     most: usize,
     bytes: usize,
-) -> Result<Vec<Record>, StoreError> {
+) -> Result<Read, StoreError> {
     let sql = &SQL[lane as usize];
     let holding: Option<u64> = connection.prepare_cached(sql.holding)?.query_row([position + 1], |row| row.get(0))?;
     let mut found: Vec<Record> = Vec::new();
@@ -197,18 +212,21 @@ fn read_after(
         let first: u64 = row.get(0)?;
         let repair: Option<Option<i64>> = boots.query_row([row.get::<_, i64>(2)?], |row| row.get(0)).optional()?;
         let data = row.get_ref(3)?.as_blob().unwrap_or_default();
-        for record in tail::read_block(first, data, repair.flatten()).unwrap_or_default() {
+        let Some(records) = tail::read_block(first, data, repair.flatten()) else {
+            return Ok(if found.is_empty() { Read::Damaged(first) } else { Read::Records(found) });
+        };
+        for record in records {
             if record.position <= position {
                 continue;
             }
             size += record.record.body.len();
             if !found.is_empty() && (found.len() >= most || size > bytes) {
-                return Ok(found);
+                return Ok(Read::Records(found));
             }
             found.push(record);
         }
     }
-    Ok(found)
+    Ok(Read::Records(found))
 }
 
 #[cfg(test)]
@@ -292,6 +310,36 @@ mod tests {
         store.move_cursor("cloud", Lane::Telemetry, 5).await.expect("move");
         assert_eq!(store.cursor("cloud", Lane::Telemetry).await.expect("read"), 7);
         assert_eq!(store.cursor("cloud", Lane::Urgent).await.expect("read"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_block_that_rots_is_taken_out_and_declared() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        for n in 0..3 {
+            store.append((0..5000).map(|m| reading("a", n * 5000 + m)).collect()).await.expect("stored");
+        }
+        let rot = store.write(|writer| {
+            let sql = "UPDATE log_telemetry SET data = zeroblob(length(data)) WHERE first = (SELECT first FROM log_telemetry LIMIT 1 OFFSET 1)";
+            assert_eq!(writer.connection.execute(sql, [])?, 1);
+            Ok(())
+        });
+        rot.await.expect("rotten");
+        let mut kept = Vec::new();
+        loop {
+            let after = kept.last().map_or(0, |record: &Record| record.position);
+            let more = store.read_after(Lane::Telemetry, after, 1000, 1 << 20).await.expect("read");
+            if more.is_empty() {
+                break;
+            }
+            kept.extend(more);
+        }
+        assert!(kept.len() < 15_000);
+        assert_eq!(store.settle_gaps().await.expect("settled"), 1);
+        let gap = store.read_after(Lane::Urgent, 0, 1, 1).await.expect("read");
+        let gap: serde_json::Value = serde_json::from_slice(&gap[0].record.body).expect("json");
+        let missing = gap["toSeq"].as_u64().expect("to") - gap["fromSeq"].as_u64().expect("from") + 1;
+        assert_eq!((missing as usize + kept.len(), gap["cause"].as_str()), (15_000, Some("damage")));
     }
 
     #[tokio::test]

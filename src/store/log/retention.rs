@@ -141,22 +141,24 @@ impl Tail {
         if oldest.first + oldest.count - 1 > self.lanes[lane as usize].snapshot {
             self.snapshot(connection)?;
         }
-        if !oldest.passed {
-            self.declare_block(connection, oldest, cause)?;
+        if !oldest.passed && !self.declare_block(connection, oldest, cause)? {
+            return self.mend(connection, lane, oldest.first);
         }
         connection.prepare_cached(SQL[lane as usize].drop)?.execute([oldest.first])?;
         self.close_block(lane, oldest.first);
         Ok(())
     }
 
-    fn declare_block(&mut self, connection: &Connection, oldest: &Oldest, cause: &str) -> Result<(), StoreError> {
+    /// False where the block cannot be unpacked.
+    fn declare_block(&mut self, connection: &Connection, oldest: &Oldest, cause: &str) -> Result<bool, StoreError> {
         let lane = oldest.lane;
         let passed = passed(connection, lane)?;
         let data: Vec<u8> =
             connection.prepare_cached(SQL[lane as usize].data)?.query_row([oldest.first], |row| row.get(0))?;
         let mut lost: HashMap<DeviceId, Gap> = HashMap::new();
         let mut count = 0;
-        for record in read_block(oldest.first, &data, None).unwrap_or_default() {
+        let Some(records) = read_block(oldest.first, &data, None) else { return Ok(false) };
+        for record in records {
             if record.position <= passed {
                 continue;
             }
@@ -187,7 +189,8 @@ impl Tail {
         for gap in lost.into_values() {
             self.declare(connection, gap)?;
         }
-        count_drops(connection, cause, count)
+        count_drops(connection, cause, count)?;
+        Ok(true)
     }
 
     /// Writes a loss into the ledger.

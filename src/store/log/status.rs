@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{SQL, Written, read_after};
+use super::{Read, SQL, Written, read_after};
 use crate::{
     model::{
         record::Lane,
@@ -56,6 +56,10 @@ fn lane_status(connection: &Connection, consumer: &str, lane: Lane, newest: u64)
     let oldest: Option<u64> = statement.query_row([], |row| row.get(0)).optional()?;
     let gone = oldest.map_or(newest, |first| first - 1).max(cursor.unwrap_or(0));
     let waiting = newest.saturating_sub(gone);
-    let next = if waiting > 0 { read_after(connection, lane, gone, 1, 1)? } else { Vec::new() };
-    Ok(LaneStatus { lane, waiting, oldest: next.first().map(|record| record.record.ts) })
+    let next = if waiting > 0 { Some(read_after(connection, lane, gone, 1, 1)?) } else { None };
+    let oldest = match next {
+        Some(Read::Records(records)) => records.first().map(|record| record.record.ts),
+        _ => None,
+    };
+    Ok(LaneStatus { lane, waiting, oldest })
 }

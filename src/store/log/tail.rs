@@ -253,8 +253,30 @@ impl Tail {
                     }
                 }
             }
+            // What the group adds is not on disk yet, and so no hole.
+            let mut ends: HashMap<&DeviceId, u64> = HashMap::new();
+            for pending in self.pending.iter().filter(|pending| pending.lane == lane) {
+                ends.entry(&pending.record.device).or_insert(pending.seq - 1);
+            }
+            for (device, seq) in last {
+                let known = self.streams.get(&device).map_or(seq, |seqs| seqs[lane as usize]);
+                let end = ends.get(&device).copied().unwrap_or(known);
+                if end > seq {
+                    holes.push(Gap { device, lane, from_seq: seq + 1, to_seq: end, ..Gap::damage() });
+                }
+            }
         }
         Ok(holes)
+    }
+
+    /// Takes a block that cannot be unpacked out of the log, and declares what is missing without it.
+    pub(in crate::store) fn mend(&mut self, connection: &Connection, lane: Lane, first: u64) -> Result<(), StoreError> {
+        connection.prepare_cached(SQL[lane as usize].drop)?.execute([first])?;
+        self.close_block(lane, first);
+        for gap in self.holes(connection)? {
+            self.declare(connection, gap)?;
+        }
+        Ok(())
     }
 
     /// Moves every stream on by `far` numbers, which are declared as lost.
