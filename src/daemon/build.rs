@@ -22,7 +22,7 @@ use crate::{
     logging::Logs,
     model::{device::Protocol, ids::DeviceId, time::Millis},
     registry::{self, Configured, Registry},
-    store::{Store, StoreOptions, WriterThread},
+    store::{Store, StoreOptions, WriterThread, time::keep_clock},
     tasks::Tasks,
     twins::{self, Keeper},
     updates::{self, Updates},
@@ -235,6 +235,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         }
     };
 
+    stages.work.spawn("clock", keep_clock(store.clone(), stages.work.stopping()));
     {
         let (tending, stop) = (identity.clone(), stages.work.stopping());
         stages.work.spawn("identity", async move { tending.tend(stop).await });
