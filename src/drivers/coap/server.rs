@@ -48,7 +48,7 @@ const AWAY_AFTER: Duration = Duration::from_secs(300);
 const AT_ONCE: usize = 64;
 
 /// Serves until `stop`; without a listener in the configuration it waits for one.
-pub async fn serve(
+pub async fn run(
     mut config: watch::Receiver<Arc<Server>>,
     ports: ServerPorts,
     stop: CancellationToken,
