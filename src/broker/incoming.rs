@@ -31,10 +31,10 @@ impl Connection {
     pub(super) fn packet(&mut self, packet: Packet) -> Result<(), End> {
         match packet {
             Packet::Publish(publish) => self.publish(publish)?,
-            Packet::PubAck { packet } => self.done(packet),
-            Packet::PubRec { packet, reason } => self.received(packet, reason),
+            Packet::PubAck { packet } => self.fits(packet, 1)?.done(packet),
+            Packet::PubRec { packet, reason } => self.fits(packet, 2)?.received(packet, reason),
             Packet::PubRel { packet } => self.released(packet),
-            Packet::PubComp { packet } => self.done(packet),
+            Packet::PubComp { packet } => self.fits(packet, 2)?.done(packet),
             Packet::Subscribe { packet, identifier, filters } => self.subscribe(packet, identifier, filters)?,
             Packet::Unsubscribe { packet, filters } => self.unsubscribe(packet, filters),
             Packet::PingReq => encode::pong(&mut self.output),
@@ -270,6 +270,19 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// An ack of the wrong kind for the message on its way under this id is a protocol error; one for no message is
+    /// late, and harmless.
+    fn fits(&mut self, packet: u16, qos: u8) -> Result<&mut Self, Fault> {
+        let state = self.session.state();
+        let fits = state.inflight.iter().all(|i| i.packet != packet || i.queued.qos == qos);
+        drop(state);
+        if fits {
+            Ok(self)
+        } else {
+            Err(Fault::new(reason::PROTOCOL_ERROR, "an ack that does not fit the message's QoS"))
+        }
     }
 
     /// PUBACK or PUBCOMP: one message less on its way.

@@ -137,6 +137,17 @@ async fn acks_and_releases_of_unknown_ids_are_answered_and_harm_nothing() {
     for filter in ["a#", "#/a", "+a", "$share/g", "$share//a", "$share/+/a", ""] {
         assert_eq!(new.subscribe(filter, 0).await, 0x8F, "{filter:?}");
     }
+    // an ack of the wrong kind is a protocol error
+    for (qos, acks) in [(1, [0x50, 0x70].as_slice()), (2, &[0x40])] {
+        for ack in acks {
+            let mut wrong = Client::connect(stand.address(), &v5("wrong")).await;
+            wrong.subscribe("w", qos).await;
+            new.publish("w", "", qos << 1).await;
+            let id = wrong.take().await.packet.to_be_bytes();
+            wrong.send(&packet(*ack, &id)).await;
+            wrong.ended(0x82, "an ack of the wrong kind").await;
+        }
+    }
     let mut old = Client::connect(stand.address(), &v4("old")).await;
     old.send(&packet(0x62, &[0, 5])).await;
     old.expect(0x70, &[0, 5]).await;
