@@ -13,6 +13,7 @@ pub mod modbus;
 pub mod presence;
 pub mod problem;
 pub mod read;
+pub mod rules;
 pub mod shadows;
 pub mod updates;
 pub mod uplink;
@@ -46,6 +47,8 @@ pub struct Config {
     pub shadows: shadows::Shadows,
     pub coap: coap::Server,
     pub updates: updates::Updates,
+    /// What raises alarms.
+    pub rules: Vec<rules::Rule>,
     /// Modbus buses with the units on them.
     pub buses: Vec<Arc<modbus::Bus>>,
     /// Children that speak MQTT.
@@ -89,6 +92,7 @@ impl Config {
         take(root, "presence", &mut self.presence, presence::Presence::read);
         take(root, "shadows", &mut self.shadows, shadows::Shadows::read);
         take(root, "coap", &mut self.coap, coap::Server::read);
+        self.rules = rules::read(root);
         take(root, "updates", &mut self.updates, updates::Updates::read);
     }
 

@@ -22,6 +22,7 @@ use crate::{
     logging::Logs,
     model::{device::Protocol, ids::DeviceId, time::Millis},
     registry::{self, Configured, Registry},
+    rules,
     store::{Store, StoreOptions, WriterThread, time::keep_clock},
     tasks::Tasks,
     twins::{self, Keeper},
@@ -96,6 +97,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
 
     let (inbound, inbound_end) = mpsc::channel(WORK);
     let (readings, readings_end) = mpsc::channel(WORK);
+    let (judged, judged_end) = mpsc::channel(WORK);
     let (local, local_end) = mpsc::channel(WORK);
     let (signs, signs_end) = mpsc::channel(WORK);
     let (outcomes, outcomes_end) = mpsc::channel(WORK);
@@ -139,7 +141,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
             asks: asks.clone(),
             signs,
             outcomes: outcomes.clone(),
-            readings: None,
+            readings: (!config.rules.is_empty()).then_some(judged),
         },
         &stages.keeper,
     );
@@ -198,6 +200,14 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         },
         &stages.work,
     );
+
+    rules::start(
+        config.rules.clone(),
+        rules::Ports { readings: judged_end, events: events.clone(), store: store.clone() },
+        &stages.work,
+    )
+    .await
+    .context("the alarms cannot be read")?;
 
     jobs::start(
         gateway.clone(),

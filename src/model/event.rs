@@ -47,7 +47,7 @@ pub enum Event {
 }
 
 /// ITU-T X.733 perceived severities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     Info,
@@ -55,6 +55,25 @@ pub enum Severity {
     Minor,
     Major,
     Critical,
+}
+
+impl Severity {
+    pub const ALL: [Severity; 5] =
+        [Severity::Info, Severity::Warning, Severity::Minor, Severity::Major, Severity::Critical];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Minor => "minor",
+            Severity::Major => "major",
+            Severity::Critical => "critical",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Severity> {
+        Self::ALL.into_iter().find(|severity| severity.word() == word)
+    }
 }
 
 /// The states of the road to the cloud.

@@ -1,6 +1,7 @@
 //! The nouns and their laws, as pure values: no I/O, no clock, no async. Everything else may import this room.
 
 pub mod access;
+pub mod alarm;
 pub mod command;
 pub mod configuration;
 pub mod device;

@@ -1,0 +1,27 @@
+//! Alarms: one per device and type, active or cleared, acknowledged or not.
+
+use serde::{Deserialize, Serialize};
+
+use super::{event::Severity, ids::DeviceId, time::Millis};
+
+/// The four states are the two flags: an alarm that was cleared before anybody saw it still wants to be seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alarm {
+    pub device: DeviceId,
+    /// The name of the rule that raised it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub severity: Severity,
+    pub active: bool,
+    pub acknowledged: bool,
+    /// Who acknowledged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Times it was raised.
+    pub count: u64,
+    pub first: Millis,
+    pub last: Millis,
+    /// What is wrong, for people.
+    pub text: String,
+}
