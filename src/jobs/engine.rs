@@ -21,6 +21,7 @@ use crate::{
     model::{
         command::{Command, CommandStatus, Door, Refusal, RefusalCode},
         device::{Device, Presence},
+        executions::Status,
         ids::DeviceId,
         jobs::{Job, JobControl, JobOrder, JobState, JobStatus, Target, TargetStatus},
         record::{Kind, NewRecord},
@@ -215,6 +216,15 @@ impl Engine {
                 if let Some(id) = progress.job_id {
                     self.ended(&device, &id, how);
                 }
+            }
+            Outcome::Execution { device, execution } => {
+                let how = match execution.status {
+                    Status::Succeeded => Ended::Well,
+                    Status::Rejected => Ended::ForGood("the device rejected it".into()),
+                    Status::TimedOut => Ended::Badly("the device did not finish in time".into()),
+                    _ => Ended::Badly("the device failed to do it".into()),
+                };
+                self.ended(&device, &execution.job_id, how);
             }
             Outcome::Diagnostics { device, request_id, error } => {
                 self.ended(&device, &request_id, error.map_or(Ended::Well, Ended::Badly));
