@@ -3,7 +3,7 @@
 #   ca.pem ca.key            an authority of its own, not the gateway's
 #   server.pem server.key    for localhost, 127.0.0.1, ::1 and NAME...
 #   client.pem client.key    for DEVICE (default meter-1), as the gateway would issue it
-#   client.csr               a request with the same key, for `headgate credential issue --csr`
+#   client.csr               a request with the same key, for `headgate credential issue --request`
 #   expired.pem early.pem usage.pem foreign.pem selfsigned.pem   what must be refused, all for client.key
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,7s/^# //p' "$0"; exit 2; }
