@@ -164,6 +164,7 @@ fn log(overview: &Overview, paint: &Paint) -> Vec<String> {
         let _ = write!(first, ", caught up in {}", span(drained));
     }
     let room = match log.full_in {
+        Some(seconds) if overview.link.state == LinkState::Disabled => format!("room for {}", span(seconds)),
         Some(seconds) => format!("can be offline for {}", span(seconds)),
         None => "no limit in sight".to_owned(),
     };

@@ -153,8 +153,11 @@ function valuesTab(page) {
     fetchTrend();
   }
 
+  const order = new Map((page.view.points ?? []).map((point, index) => [point.name, index]));
+  const inOrder = () => [...page.view.values].sort((a, b) => (order.get(a.name) ?? 1e6) - (order.get(b.name) ?? 1e6));
+
   function update() {
-    for (const live of page.view.values) {
+    for (const live of inOrder()) {
       if (!drawn.has(live.name)) {
         const tile = makeTile(page, live, () => choose(live.name));
         drawn.set(live.name, tile);
@@ -164,7 +167,7 @@ function valuesTab(page) {
     }
     empty.hidden = drawn.size > 0;
     const numeric = (live) => typeof live.value === "number";
-    if (!chosen && page.view.values.some(numeric)) choose(page.view.values.find(numeric).name);
+    if (!chosen && page.view.values.some(numeric)) choose(inOrder().find(numeric).name);
     const live = page.view.values.find((value) => value.name === chosen);
     // The newest value joins the curve at once; the whole is asked for again now and then.
     if (trend && live && numeric(live) && live.quality === "good" && live.ts > (trend.points.at(-1)?.[0] ?? 0)) {

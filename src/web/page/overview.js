@@ -85,12 +85,13 @@ function log(overview) {
     : h("p", { class: "figure" }, span(log.fullIn));
   const meter = h("div", { class: `meter ${share > 0.9 ? "bad" : share > 0.7 ? "warn" : ""}`, role: "img", "aria-label": `${Math.round(share * 100)} % of the log is used` }, h("i", {}));
   meter.firstChild.style.width = `${(share * 100).toFixed(1)}%`;
-  return card(away ? "You can stay offline for another" : "You can be offline for", figure, meter,
+  const alone = overview.link.state === "disabled";
+  return card(alone ? "The log has room for another" : away ? "You can stay offline for another" : "You can be offline for", figure, meter,
     h("p", { class: "soft small" }, `${bytes(log.bytes)} of ${bytes(log.quota)} used`),
     spark(),
     facts([
-      ["Waiting for the cloud", `${count(log.waiting)} records`],
-      ["Oldest of them", log.oldest ? ago(log.oldest) : "nothing waits"],
+      [alone ? "Kept" : "Waiting for the cloud", `${count(log.waiting)} records`],
+      ["Oldest of them", log.oldest ? ago(log.oldest) : alone ? null : "nothing waits"],
       ["In / out", `${rate(log.rateIn)} / ${rate(log.rateOut)} per s`],
       ["Caught up in", log.waiting > 0 && log.drainedIn !== null && log.drainedIn !== undefined ? span(log.drainedIn) : null],
     ]),

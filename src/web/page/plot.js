@@ -15,7 +15,7 @@ function steps(from, to, most) {
 }
 
 const MINUTE = 60000;
-const TIMES = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080].map((n) => n * MINUTE);
+const TIMES = [1 / 6, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080].map((n) => n * MINUTE);
 
 function timeSteps(from, to, most) {
   const step = TIMES.find((n) => (to - from) / n <= most) ?? 30 * 1440 * MINUTE;
@@ -25,6 +25,7 @@ function timeSteps(from, to, most) {
   const two = (n) => String(n).padStart(2, "0");
   const label = (at) => {
     const date = new Date(at);
+    if (step < MINUTE) return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
     return step >= 1440 * MINUTE ? `${date.getDate()}.${date.getMonth() + 1}.` : `${two(date.getHours())}:${two(date.getMinutes())}`;
   };
   return list.map((at) => [at, label(at)]);
@@ -47,15 +48,18 @@ export function plot() {
       legend.textContent = "";
       return;
     }
+    // Where the past is shorter than half of what was asked for, it gets the whole width.
+    const first = points[0][0];
+    const from = first - trend.from > (trend.to - trend.from) / 2 ? first - (trend.to - first) * 0.02 : trend.from;
     let low = Math.min(...points.map((p) => p[1])), high = Math.max(...points.map((p) => p[3]));
     const room = (high - low || Math.abs(high) * 0.02 || 1) * 0.08;
     low -= room; high += room;
-    const x = (t) => LEFT + (t - trend.from) / (trend.to - trend.from) * (width - LEFT - RIGHT);
+    const x = (t) => LEFT + (t - from) / (trend.to - from || 1) * (width - LEFT - RIGHT);
     const y = (v) => TOP + (high - v) / (high - low) * (height - TOP - BOTTOM);
     const grid = steps(low, high, 5).map((v) => [
       svg("line", { class: "grid-line", x1: LEFT, x2: width - RIGHT, y1: y(v), y2: y(v) }),
       svg("text", { x: LEFT - 8, y: y(v) + 4, "text-anchor": "end" }, shown(v))]);
-    const times = timeSteps(trend.from, trend.to, Math.max(2, Math.floor((width - LEFT) / 90))).map(([t, label]) =>
+    const times = timeSteps(from, trend.to, Math.max(2, Math.floor((width - LEFT) / 90))).map(([t, label]) =>
       svg("text", { x: x(t), y: height - 6, "text-anchor": "middle" }, label));
     // A hole is where nothing came for longer than three times the usual distance.
     const distances = points.slice(1).map((p, i) => p[0] - points[i][0]).sort((a, b) => a - b);

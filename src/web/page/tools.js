@@ -99,7 +99,7 @@ export function toolsPage(body) {
       await lines("/v1/tools/modbus", request, (line) => {
         if (line.progress) step(line.progress, progress, steps);
         if (line.error) answer.replaceChildren(h("p", { class: "outcome bad" }, `${line.error.message} ${line.error.hint ?? ""}`));
-        if (line.result !== undefined) answer.replaceChildren(...result(line.result));
+        if (line.result !== undefined) { answer.replaceChildren(...result(line.result)); if (chosen === "scan") steps.hidden = true; }
       }, stop.signal);
     } catch (error) {
       answer.replaceChildren(h("p", { class: "outcome bad" }, `${error.message} ${error.hint}`));
@@ -135,7 +135,9 @@ const line = (value) => typeof value === "string" ? value
 /** Lists of like documents become tables, single values stand large, the rest is shown as it is. */
 function result(value) {
   if (value === null || typeof value !== "object") return [h("p", { class: "figure" }, shown(value))];
-  return Object.entries(value).map(([name, part]) => {
+  const entries = Object.entries(value).filter(([, part]) => part !== null).sort(([a], [b]) => Number(b === "value") - Number(a === "value"));
+  return entries.map(([name, part]) => {
+    if (name === "value" && typeof part !== "object") return h("p", { class: "figure" }, shown(part));
     if (Array.isArray(part) && part.length && part.every((one) => one && typeof one === "object" && !Array.isArray(one))) return [h("h2", {}, name), table(part)];
     if (part !== null && typeof part === "object" && !Array.isArray(part)) return [h("h2", {}, name), h("pre", {}, JSON.stringify(part, null, 2))];
     const words = Array.isArray(part) ? (part.length ? part.map((one) => (typeof one === "object" ? JSON.stringify(one) : String(one))).join("  ") : "nothing") : shown(part);
@@ -145,7 +147,11 @@ function result(value) {
 
 function table(rows) {
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
-  const cell = (value) => (value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : shown(value));
+  const cell = (value) => {
+    if (value === null || value === undefined) return "";
+    if (Array.isArray(value)) return value.map((one) => (typeof one === "object" ? line(one) : String(one))).join(", ");
+    return typeof value === "object" ? Object.values(value).filter((part) => typeof part !== "object").join(" ") : shown(value);
+  };
   return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, columns.map((name) => h("th", {}, name)))),
     h("tbody", {}, rows.slice(0, 300).map((row) => h("tr", {}, columns.map((name) => h("td", {}, cell(row[name]))))))));
 }
