@@ -125,11 +125,15 @@ impl Rooms {
         Ok(rows)
     }
 
-    async fn row(&self, device: Device, values: Vec<Live>) -> Result<DeviceRow, Refusal> {
+    async fn row(&self, device: Device, mut values: Vec<Live>) -> Result<DeviceRow, Refusal> {
         let document = self.keeper.shadow(&device.id, None).await.map_err(unavailable)?;
         let open = document.map(|d| d.delta().iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
         let update = self.updates.status().iter().find(|update| update.device == device.id).map(progress);
         let (points, _) = described(&self.config.borrow(), &device.id);
+        // As the profile lists them: what matters most stands first there.
+        let place: std::collections::HashMap<&str, usize> =
+            points.iter().enumerate().map(|(place, point)| (point.name.as_str(), place)).collect();
+        values.sort_by_key(|live| place.get(live.name.as_str()).copied().unwrap_or(usize::MAX));
         let units = points.into_iter().filter_map(|point| Some((point.name, point.unit?))).collect();
         Ok(DeviceRow { device, values, open, update, units })
     }

@@ -227,23 +227,19 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     let drivers = Drivers::start(config, &keeper, &supervisor, &store, readings, &stages.drivers).await;
     let road = Road::open(config, &store, &orders, &events, registry.ids())?;
 
-    let web = match config.web.enabled {
-        false => None,
-        true => {
-            let ports = web::Ports {
-                questions,
-                orders: orders.clone(),
-                events: events.clone(),
-                identity: identity.clone(),
-                store: store.clone(),
-                modbus: Some(drivers.to_modbus()),
-                firmware: Some(updates::http::router(updates.clone(), identity.clone())),
-                control: Some(state.path().join("control.sock")),
-            };
-            let tls = identity.tls().watch_without_client_certificates();
-            Some(web::start(&config.web, ports, Some(tls), &stages.web).await?)
-        }
+    // Without a page there is still the control socket.
+    let ports = web::Ports {
+        questions,
+        orders: orders.clone(),
+        events: events.clone(),
+        identity: identity.clone(),
+        store: store.clone(),
+        modbus: Some(drivers.to_modbus()),
+        firmware: Some(updates::http::router(updates.clone(), identity.clone())),
+        control: Some(state.path().join("control.sock")),
     };
+    let tls = identity.tls().watch_without_client_certificates();
+    let web = Some(web::start(&config.web, ports, Some(tls), &stages.web).await?);
 
     stages.work.spawn("clock", keep_clock(store.clone(), stages.work.stopping()));
     {
