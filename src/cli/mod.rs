@@ -52,6 +52,8 @@ impl ConfigFolder {
 enum Command {
     /// Run the gateway
     Run(run::Arguments),
+    /// Play a demonstration: simulated devices, the gateway and a cloud in one process
+    Demo(demo::Arguments),
     /// Check a configuration and show all its problems at once
     Check(check::Arguments),
     /// Show how the running gateway is
@@ -71,6 +73,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Credential(arguments) => credential::run(&arguments),

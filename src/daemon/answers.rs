@@ -65,7 +65,8 @@ fn unknown(id: &DeviceId) -> Refusal {
 }
 
 impl Rooms {
-    async fn overview(&self, config: ConfigStatus) -> Result<Overview, Refusal> {
+    /// The gateway at a glance.
+    pub async fn overview(&self, config: ConfigStatus) -> Result<Overview, Refusal> {
         let mut devices = DeviceCounts::default();
         for device in self.registry.list().await.iter().filter(|device| device.id != self.gateway) {
             devices.count(device.lifecycle, device.presence);
@@ -114,7 +115,8 @@ impl Rooms {
         notices
     }
 
-    async fn rows(&self) -> Result<Vec<DeviceRow>, Refusal> {
+    /// All devices with their latest values, without the gateway itself.
+    pub async fn rows(&self) -> Result<Vec<DeviceRow>, Refusal> {
         let mut latest: std::collections::HashMap<DeviceId, Vec<Live>> =
             self.keeper.all_latest().await.into_iter().collect();
         let mut rows = Vec::new();

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 
 use crate::{config::Config, logging::Logs};
 
+pub use build::Rooms;
 pub use run::{Daemon, run};
 
 mod road;

@@ -16,6 +16,7 @@ use crate::{
     diagnostics::Restart,
     model::{event::Event, view::ConfigStatus},
     systemd,
+    tasks::Tasks,
 };
 
 /// Threads for file reads and fetches that block; readers of the store are among them.
@@ -31,6 +32,7 @@ pub fn run(start: Start) -> Result<(), Failure> {
         .map_err(|error| Failure::Start(error.into()))?;
     runtime.block_on(async {
         let mut daemon = Daemon::start(start).await.map_err(Failure::Start)?;
+        daemon.announce().await;
         let outcome = daemon.serve(Box::pin(terminated())).await;
         daemon.stop(terminated()).await;
         outcome
@@ -68,12 +70,17 @@ impl Daemon {
             changes: Vec::new(),
         };
         let daemon = Daemon { built, start, report, triggers };
-        daemon.announce().await;
+        daemon.say_ready();
         Ok(daemon)
     }
 
     pub fn rooms(&self) -> &Rooms {
         &self.built.rooms
+    }
+
+    /// The tasks that poll and observe devices.
+    pub fn drivers(&self) -> Tasks {
+        self.built.stages.drivers.clone()
     }
 
     /// Addresses of the page, as to be typed into a browser.
@@ -160,7 +167,7 @@ impl Daemon {
         self.say_ready();
     }
 
-    /// Says what is up, for the init system and for the person at the terminal.
+    /// Says what is up to the person at the terminal.
     async fn announce(&self) {
         for url in self.urls() {
             tracing::info!(url, "page");
@@ -173,7 +180,6 @@ impl Daemon {
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "no first login code"),
         }
-        self.say_ready();
     }
 
     fn say_ready(&self) {

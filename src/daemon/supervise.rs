@@ -44,9 +44,10 @@ impl Supervisor {
     /// Resolves with name and reason when a vital task has ended.
     pub async fn vital_death(&self) -> String {
         let mut dead = self.dead.subscribe();
-        match dead.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        let reason = dead.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
         }
     }
 
