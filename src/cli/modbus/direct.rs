@@ -1,6 +1,10 @@
 //! Tools on a bus that is opened here, for as long as the tool takes.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::Value as Json;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -8,13 +12,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Where;
 use crate::{
     bus::ToDriver,
-    config::modbus::{Bus, Framing, Link, Parity, Rts, Serial},
+    config::modbus::{Bus, Framing, Link, Parity, Rts, Serial, profile::Profiles},
     drivers::modbus::{
         owner::{self, Ports},
         status::Status,
     },
     tasks::Tasks,
 };
+
+/// Where a packaged gateway keeps the user's own profiles.
+const OVERLAY: &str = "/etc/headgate/profiles";
 
 /// The bus the arguments describe; `None` where they only name one of the daemon's.
 pub(super) fn bus(place: &Where) -> Result<Option<Bus>, String> {
@@ -40,7 +47,10 @@ pub(super) fn bus(place: &Where) -> Result<Option<Bus>, String> {
     })
 }
 
-pub(super) async fn run(bus: Bus, request: Json, mut each: impl FnMut(Json)) -> Result<Json, String> {
+pub(super) async fn run(mut bus: Bus, request: Json, mut each: impl FnMut(Json)) -> Result<Json, String> {
+    let (profiles, problems) = Profiles::with_overlay(Path::new(OVERLAY));
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    bus.profiles = Arc::new(profiles);
     let tasks = Tasks::new();
     let (_config, watched) = watch::channel(Arc::new(bus));
     let (readings, _told) = mpsc::channel(64);

@@ -28,6 +28,8 @@ pub struct Bus {
     /// What is sent comes back first (two-wire adapters with local echo).
     pub echo: bool,
     pub devices: Vec<Arc<Device>>,
+    /// What a scan compares units with: the shipped profiles and the user's own.
+    pub profiles: Arc<Profiles>,
 }
 
 /// How frames are told apart on the wire.
@@ -168,6 +170,7 @@ impl Bus {
             any_transaction: false,
             echo: false,
             devices: Vec::new(),
+            profiles: Arc::default(),
         }
     }
 
@@ -198,7 +201,7 @@ pub fn read(root: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
         root.sections("device");
         return None;
     };
-    let bus = read_bus(&section);
+    let bus = read_bus(&section, profiles);
     let defaults = DeviceDefaults {
         timeout: section.duration("timeout").unwrap_or(Duration::from_secs(1)),
         retries: section.integer("retries", 0..=10).map_or(1, |n| n as u8),
@@ -224,7 +227,7 @@ pub fn read(root: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
     Some(bus)
 }
 
-fn read_bus(section: &Section<'_>) -> Option<Bus> {
+fn read_bus(section: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
     if !section.has("protocol") {
         section.problem("protocol", "is missing", "one of modbus-tcp, modbus-rtu, modbus-rtu-over-tcp, modbus-ascii");
     }
@@ -283,6 +286,7 @@ fn read_bus(section: &Section<'_>) -> Option<Bus> {
         turnaround: turnaround.unwrap_or(Duration::from_millis(100)),
         any_transaction: any_transaction.unwrap_or(false),
         echo: echo.unwrap_or(false),
+        profiles: Arc::new(profiles.clone()),
         ..Bus::bare(name.as_deref().unwrap_or(&fallback), link, framing)
     })
 }

@@ -207,7 +207,7 @@ fn detect(section: &Section<'_>, defaults: &Defaults) -> Option<Detect> {
 }
 
 /// All profiles there are: those that come with the program, and the user's own, which win by name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Profiles {
     by_name: BTreeMap<Arc<str>, Arc<Profile>>,
 }

@@ -120,6 +120,8 @@ pub(super) struct Owner<'p> {
     pub nobody_listens: bool,
     next_key: UnitKey,
     published: Instant,
+    /// Of the window before the last publication.
+    utilisation: f64,
     inbox_open: bool,
     orphaned: bool,
 }
@@ -145,6 +147,7 @@ impl<'p> Owner<'p> {
             nobody_listens: false,
             next_key: 0,
             published: Instant::now(),
+            utilisation: 0.0,
             inbox_open: true,
             orphaned: false,
         };
@@ -309,11 +312,12 @@ impl<'p> Owner<'p> {
             return;
         }
         self.published = now;
-        let status = self.status(window);
+        self.utilisation = self.meter.take(window);
+        let status = self.status();
         self.ports.status.send_replace(status);
     }
 
-    pub fn status(&mut self, window: Duration) -> Status {
+    pub fn status(&self) -> Status {
         let mut units: Vec<_> = self.units.values().map(Unit::status).collect();
         units.sort_by_key(|unit| (unit.unit, unit.device.clone()));
         let strays = self.wire.as_ref().map_or(0, |wire| wire.strays);
@@ -323,7 +327,7 @@ impl<'p> Owner<'p> {
             connected: self.wire.is_some(),
             reason: self.wire.is_none().then(|| self.opener.reason.clone()),
             counters: Counters { strays: self.counters.strays + strays, ..self.counters.clone() },
-            utilisation: self.meter.take(window),
+            utilisation: self.utilisation,
             units,
         }
     }

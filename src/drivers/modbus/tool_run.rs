@@ -20,7 +20,6 @@ use crate::{
         Serial,
         kind::{Kind, Order, Table},
         point::{Access, Point},
-        profile::Profiles,
     },
     model::{
         command::{Refusal, RefusalCode},
@@ -42,7 +41,7 @@ impl Owner<'_> {
     pub async fn run_tool(&mut self, tool: Tool) {
         let outcome = match &tool.request {
             ToolRequest::Status {} => {
-                let status = self.status(Duration::from_secs(1));
+                let status = self.status();
                 serde_json::to_value(status).map_err(|e| Refusal::new(RefusalCode::Internal, e.to_string()))
             }
             ToolRequest::Scan { units, timeout_ms, lines } => {
@@ -58,7 +57,7 @@ impl Owner<'_> {
                 self.tool_solve(target, table, *address, *display, *around).await
             }
             ToolRequest::Budget {} => {
-                let status = self.status(Duration::from_secs(1));
+                let status = self.status();
                 Ok(budget::with_measured(&self.bus, &status))
             }
             ToolRequest::Scope { .. } => Err(wrong("a scope is no queued tool")),
@@ -90,14 +89,14 @@ impl Owner<'_> {
 
     async fn recognise_target(&mut self, target: &Target) -> Outcome {
         let (unit, timeout, _) = self.target(target)?;
-        let profiles = Profiles::shipped();
+        let profiles = self.bus.profiles.clone();
         self.recognise(unit, timeout, &profiles).await.map_err(|error| silent(&error))
     }
 
     /// Reads only. A unit counts as there when it answers anything, be it an exception.
     async fn scan(&mut self, tool: &Tool, wanted: &str, timeout: Duration, lines: &[String]) -> Outcome {
         let ids = units(wanted).map_err(wrong)?;
-        let profiles = Profiles::shipped();
+        let profiles = self.bus.profiles.clone();
         let mut found = Vec::new();
         let lines = self.lines(lines)?;
         let total = ids.len() * lines.len().max(1);
