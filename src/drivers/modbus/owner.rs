@@ -94,8 +94,15 @@ pub async fn run(
                 Some(message) => owner.serve(message).await,
                 None => owner.inbox_open = false,
             },
-            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => owner.work().await,
+            () = due(wake), if wake.is_some() => owner.work().await,
         }
+    }
+}
+
+/// Ready when that moment has come; at once where it has passed, which a timer would round up to its next millisecond.
+async fn due(wake: Option<Instant>) {
+    if let Some(wake) = wake.filter(|wake| *wake > Instant::now()) {
+        sleep_until(wake).await;
     }
 }
 
