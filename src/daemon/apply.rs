@@ -43,6 +43,10 @@ impl Built {
             self.rooms.registry.sync(configured(new), presence).await;
             changes.push(format!("{} devices are configured", new.devices().len()));
         }
+        if old.coap != new.coap {
+            self.coap.send_replace(Arc::new(new.coap.clone()));
+            changes.push("the CoAP door follows the new [coap]".into());
+        }
         changes.extend(self.drivers.apply(old, new).await);
         self.config.send_replace(Arc::new(new.clone()));
         Ok(changes)

@@ -15,8 +15,9 @@ use crate::{
     broker::{self, Broker},
     bus::{ChildEvents, Events, Orders, Question, Questions, WORK},
     clock,
-    config::Config,
+    config::{Config, coap},
     diagnostics::{self, Diagnostics, Restart},
+    drivers::coap::server::{self as coap_door, ServerPorts},
     identity::{self, Identity},
     jobs,
     logging::Logs,
@@ -71,6 +72,8 @@ pub struct Built {
     pub drivers: Drivers,
     pub road: Road,
     pub config: watch::Sender<Arc<Config>>,
+    /// The CoAP door follows it while it runs.
+    pub coap: watch::Sender<Arc<coap::Server>>,
     pub web: Option<Web>,
     pub questions: mpsc::Receiver<Question>,
     pub restarts: mpsc::Receiver<Restart>,
@@ -225,6 +228,19 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     .context("the jobs cannot be read")?;
 
     let drivers = Drivers::start(config, &keeper, &supervisor, &store, readings, &stages.drivers).await;
+    let (coap_config, wanted) = watch::channel(Arc::new(config.coap.clone()));
+    {
+        let ports = ServerPorts {
+            inbound: inbound.clone(),
+            children: children.clone(),
+            fetch: fetches.clone(),
+            updates: asks.clone(),
+        };
+        let stop = stages.drivers.stopping();
+        supervisor.restartable(&stages.drivers, "coap door", move || {
+            coap_door::run(wanted.clone(), ports.clone(), stop.clone())
+        });
+    }
     let road = Road::open(config, &store, &orders, &events, registry.ids())?;
 
     // Without a page there is still the control socket.
@@ -265,7 +281,20 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         supervisor,
         logs,
     };
-    Ok(Built { rooms, stages, drivers, road, config, web, questions: questions_end, restarts, events, writer, state })
+    Ok(Built {
+        rooms,
+        stages,
+        drivers,
+        road,
+        config,
+        coap: coap_config,
+        web,
+        questions: questions_end,
+        restarts,
+        events,
+        writer,
+        state,
+    })
 }
 
 /// What the registry is to know of the configuration.
