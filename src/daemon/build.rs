@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
+use axum::Router;
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -154,7 +155,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         updates::Settings {
             config: config.updates.clone(),
             folder: state.path().join("firmware"),
-            base_url: config.updates.url.clone().unwrap_or_else(|| format!("http://{web_address}")),
+            base_url: config.updates.url.clone().unwrap_or_else(|| updates::reach(web_address)),
         },
         updates::Ports {
             orders: update_orders_end,
@@ -251,7 +252,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         identity: identity.clone(),
         store: store.clone(),
         modbus: Some(drivers.to_modbus()),
-        firmware: Some(updates::http::router(updates.clone(), identity.clone())),
+        firmware: Some(Router::new().nest("/v1/firmware", updates::http::router(updates.clone(), identity.clone()))),
         control: Some(state.path().join("control.sock")),
     };
     let tls = identity.tls().watch_without_client_certificates();
