@@ -7,6 +7,7 @@ pub mod demo;
 mod modbus;
 mod profile;
 mod run;
+mod simulate;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -62,6 +63,8 @@ enum Command {
     Credential(credential::Arguments),
     /// Commission Modbus buses: scan, read, write, solve, watch, simulate
     Modbus(modbus::Arguments),
+    /// Serve or play a simulated child, to try a gateway or a profile with
+    Simulate(simulate::Arguments),
     /// Look at device profiles, check them, begin or import one
     Profile(profile::Arguments),
     /// Print shell completions
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Credential(arguments) => credential::run(&arguments),
         Command::Modbus(arguments) => modbus::run(arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut std::io::stdout());

@@ -2,7 +2,7 @@
 
 mod direct;
 mod print;
-mod simulate;
+pub mod simulate;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -15,9 +15,9 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Devices of this profile
-    #[arg(long, required_unless_present = "capture")]
-    profile: Option<String>,
+    /// Devices of this profile; `headgate profile show` lists them
+    #[arg(long, default_value = "eastron-sdm630")]
+    profile: String,
     /// Devices as a capture of the bus scope saw them
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     capture: Option<PathBuf>,
@@ -84,12 +84,39 @@ async fn serve(arguments: &Arguments) -> Result<(), String> {
         let unit = unit.parse::<u8>().map_err(|_| format!("{unit:?} is no unit id"))?;
         simulator.faults.set(unit, fault.parse::<Fault>()?);
     }
+    println!("Ctrl-C ends it. A file for devices.d:\n\n{}", device_file(arguments, &simulator)?);
     let ended = tokio::signal::ctrl_c().await;
     if let Some(link) = &arguments.pty {
         let _ = fs::remove_file(link);
     }
     println!("{} requests answered", simulator.requests());
     ended.map_err(|e| e.to_string())
+}
+
+/// What `devices.d` needs to take these devices in, as TOML.
+fn device_file(arguments: &Arguments, simulator: &Modbus) -> Result<String, String> {
+    let mut text = match (&arguments.pty, arguments.rtu_over_tcp) {
+        (Some(link), _) => {
+            let port = std::path::absolute(link).unwrap_or_else(|_| link.clone());
+            let baud = arguments.baud.unwrap_or(9600);
+            format!(
+                "[bus]\nname = \"bench\"\nprotocol = \"modbus-rtu\"\nport = \"{}\"\nbaud = {baud}\n",
+                port.display()
+            )
+        }
+        (None, framed) => {
+            let protocol = if framed { "modbus-rtu-over-tcp" } else { "modbus-tcp" };
+            format!("[bus]\nname = \"bench\"\nprotocol = \"{protocol}\"\naddress = \"{}\"\n", simulator.address())
+        }
+    };
+    // Of a capture nobody knows what the registers mean.
+    let profile = if arguments.capture.is_some() { "…" } else { arguments.profile.as_str() };
+    let captured = arguments.capture.is_some().then(|| made(arguments)).transpose()?;
+    let units = captured.map_or_else(|| units(&arguments.units), |made| Ok(made.into_keys().collect()))?;
+    for unit in units {
+        text += &format!("\n[[device]]\nid = \"bench-{unit}\"\nunit = {unit}\nprofile = \"{profile}\"\n");
+    }
+    Ok(text)
 }
 
 fn made(arguments: &Arguments) -> Result<BTreeMap<u8, Unit>, String> {
@@ -99,7 +126,7 @@ fn made(arguments: &Arguments) -> Result<BTreeMap<u8, Unit>, String> {
     }
     let (profiles, problems) = Profiles::with_overlay(&arguments.profiles);
     problems.iter().for_each(|problem| eprintln!("{problem}"));
-    let name = arguments.profile.as_deref().unwrap_or_default();
+    let name = arguments.profile.as_str();
     let profile =
         profiles.get(name).ok_or_else(|| format!("there is no profile {name:?}; see `headgate profile show`"))?;
     Ok(units(&arguments.units)?.into_iter().map(|unit| (unit, Unit::from_profile(profile, unit))).collect())
