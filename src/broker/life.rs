@@ -318,7 +318,7 @@ impl Hub {
                 () = stop.cancelled() => return,
             }
             ticks += 1;
-            let second = ticks % 4 == 0;
+            let second = ticks.is_multiple_of(4);
             let now = clock::now();
             for session in self.all_sessions() {
                 let (due, over, stands) = {

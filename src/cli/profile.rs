@@ -177,8 +177,8 @@ fn show(profile: &Profile) {
     println!("maker {}, {}, version {}", profile.maker, profile.kind, profile.version);
     println!("source {}\n", profile.source);
     println!(
-        "{:<28} {:<8} {:>6}  {:<10} {:<5} {:>8}  {:<6} {:<3} {}",
-        "name", "table", "addr", "type", "order", "scale", "unit", "", "every"
+        "{:<28} {:<8} {:>6}  {:<10} {:<5} {:>8}  {:<6} {:<3} every",
+        "name", "table", "addr", "type", "order", "scale", "unit", ""
     );
     for point in &profile.points {
         let access = match point.access {

@@ -180,7 +180,7 @@ fn row(n: usize) -> DeviceRow {
         first_seen: None,
         last_seen: None,
         firmware_version: None,
-        tags: vec![if n % 2 == 0 { "even".into() } else { "odd".into() }],
+        tags: vec![if n.is_multiple_of(2) { "even".into() } else { "odd".into() }],
         groups: Vec::new(),
     };
     DeviceRow { device, values: Vec::new(), units: Default::default(), open: Vec::new(), update: None }

@@ -13,7 +13,7 @@ const LOOK: Duration = Duration::from_secs(2);
 impl Store {
     /// The newest time any record bears: the floor below which the clock cannot be right.
     pub async fn newest_stamp(&self) -> Result<Millis, StoreError> {
-        self.read(|connection| Ok(super::log::newest_stamp(connection)?)).await
+        self.read(super::log::newest_stamp).await
     }
 
     /// Adds `repair` milliseconds to the flagged stamps of this run, now and whenever they are read.

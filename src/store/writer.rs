@@ -170,7 +170,7 @@ impl Group {
     /// One transaction with all that was gathered, and the answers.
     fn commit(&mut self, gathered: &mut Vec<Message>) {
         if let Err(error) = self.database.ready(&mut self.writer) {
-            return self.failed(error, gathered.drain(..).collect(), Vec::new());
+            return self.failed(error, std::mem::take(gathered), Vec::new());
         }
         let mut answers: Vec<Answer> = Vec::with_capacity(gathered.len());
         let mut result = self.writer.connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from);
@@ -200,7 +200,7 @@ impl Group {
         }
         match result {
             Ok(()) => self.succeeded(answers),
-            Err(error) => self.failed(error, gathered.drain(..).collect(), answers),
+            Err(error) => self.failed(error, std::mem::take(gathered), answers),
         }
     }
 

@@ -139,9 +139,9 @@ pub(super) async fn run(settings: Settings, ports: Ports, mut questions: mpsc::R
             Some(order) = orders.recv(), if room => keeping.order(order).await,
             Some(fetch) = fetches.recv(), if room => keeping.fetch(fetch).await,
             Some(first) = drivers.recv(), if room => {
-                keeping.from_driver(first, &mut gathered).await;
+                keeping.hear_driver(first, &mut gathered).await;
                 while gathered.len() < BATCH && let Ok(next) = drivers.try_recv() {
-                    keeping.from_driver(next, &mut gathered).await;
+                    keeping.hear_driver(next, &mut gathered).await;
                 }
                 keeping.commit(gathered).await;
             }
@@ -160,7 +160,7 @@ pub(super) async fn run(settings: Settings, ports: Ports, mut questions: mpsc::R
     let drain = async {
         let mut gathered = Gathered::default();
         while let Ok(next) = drivers.try_recv() {
-            keeping.from_driver(next, &mut gathered).await;
+            keeping.hear_driver(next, &mut gathered).await;
         }
         while let Ok(next) = inbound.try_recv() {
             keeping.take_in(next, &mut gathered).await;
@@ -300,7 +300,7 @@ impl Keeping {
         }
     }
 
-    async fn from_driver(&mut self, said: FromDriver, gathered: &mut Gathered) {
+    async fn hear_driver(&mut self, said: FromDriver, gathered: &mut Gathered) {
         match said {
             FromDriver::Reading(reading) => self.reading(reading, gathered),
             FromDriver::Reported { device, ts, reported } => self.read_back(device, ts, reported).await,

@@ -198,7 +198,7 @@ impl Keeping {
         let weight = records.len();
         let done = self.begin(weight);
         let then = move |result: Result<(), _>| {
-            let answer = result.as_ref().map(|()| ()).map_err(unavailable);
+            let answer = result.as_ref().copied().map_err(unavailable);
             for reply in replies {
                 let _ = reply.send(answer.clone());
             }

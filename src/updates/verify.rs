@@ -47,6 +47,12 @@ impl std::fmt::Debug for Digest {
 /// SHA-256 over data that arrives in pieces.
 pub struct Hasher(Context);
 
+impl Default for Hasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Hasher {
     pub fn new() -> Self {
         Self(Context::new(&SHA256))

@@ -126,9 +126,9 @@ impl Owner<'_> {
                     Detect::SunSpec { models: wanted } => wanted.iter().any(|model| models.contains_key(model)),
                     Detect::Between { point, .. } | Detect::Text { point, .. } => {
                         let place = (point.table, point.address, point.len());
-                        if !seen.contains_key(&place) {
+                        if let std::collections::btree_map::Entry::Vacant(e) = seen.entry(place) {
                             let words = self.peek(unit, place.0, place.1, place.2, timeout).await?;
-                            seen.insert(place, words);
+                            e.insert(words);
                         }
                         let words = seen.get(&place).and_then(Option::as_ref);
                         words.is_some_and(|words| shows(detect, point, words))

@@ -35,6 +35,12 @@ pub struct Opener {
     last_good: usize,
 }
 
+impl Default for Opener {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Opener {
     pub fn new() -> Self {
         Self {

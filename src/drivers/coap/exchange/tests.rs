@@ -120,7 +120,7 @@ fn an_answer_that_takes_long_comes_separately_and_is_repeated_until_acknowledged
     assert_eq!((separate.kind(), separate.token()), (MessageType::Confirmable, &[9][..]));
     let again = layer.next_tick().expect("a repetition is due");
     layer.tick(again);
-    assert_eq!(sent(&mut layer), [separate.clone()]);
+    assert_eq!(sent(&mut layer), std::slice::from_ref(&separate));
     layer.datagram(again, peer(), &empty(MessageType::Acknowledgement, separate.id()));
     assert_eq!(layer.next_tick(), None);
 }
