@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value as Json;
 
 /// How long a daemon may take to be ready on a loaded machine.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(60);
 
 /// What the configuration of a test gateway holds; every listener is on loopback with a port of its own choice.
 pub struct Builder {
@@ -94,7 +94,7 @@ impl Gateway {
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             x-headgate: 1\r\ncontent-length: {}\r\n\r\n{body}",
+             headgate: 1\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
         .expect("sent");
@@ -109,7 +109,7 @@ impl Gateway {
         body
     }
 
-    /// Asks `question` until it gives something; fails with `what` after 20 s.
+    /// Asks `question` until it gives something; fails with `what` when it takes too long.
     pub fn eventually<T>(&self, what: &str, question: impl FnMut(&Self) -> Option<T>) -> T {
         let mut question = question;
         super::eventually(what, || question(self))

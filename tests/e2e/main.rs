@@ -2,18 +2,20 @@
 
 mod gateway;
 mod peers;
+mod road;
+mod site;
 mod stand_ins;
 
 use std::time::{Duration, Instant};
 
-/// Asks until there is an answer; fails after 20 s. The pause is between questions, not in place of readiness.
+/// Asks until there is an answer; fails after 45 s. The pause is between questions, not in place of readiness.
 pub fn eventually<T>(what: &str, mut question: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(20) {
+    while begun.elapsed() < Duration::from_secs(45) {
         if let Some(answer) = question() {
             return answer;
         }
         std::thread::sleep(Duration::from_millis(25));
     }
-    panic!("not within 20 s: {what}");
+    panic!("not within 45 s: {what}");
 }

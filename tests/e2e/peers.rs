@@ -6,18 +6,29 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream, UdpSocket},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use serde_json::Value as Json;
 
-/// A port that was free a moment ago.
+/// A port nobody else is given: below those the kernel hands out, so that a daemon finds it free again after a restart.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).expect("loopback").local_addr().expect("address").port()
+    port(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
 pub fn free_udp_port() -> u16 {
-    UdpSocket::bind(("127.0.0.1", 0)).expect("loopback").local_addr().expect("address").port()
+    port(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok())
+}
+
+fn port(free: impl Fn(u16) -> bool) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + (std::process::id() % 500) as u16 * 40;
+    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed)).take(400);
+    ports.find(|port| free(*port)).expect("a free port")
 }
 
 fn start(program: &str, arguments: &[&str], output: Stdio) -> Child {
@@ -95,8 +106,12 @@ pub fn publish_lines(port: u16, login: &[&str], topic: &str, lines: &[String]) -
     let port = port.to_string();
     let mut arguments = vec!["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", topic, "-l"];
     arguments.extend(login);
-    let mut child =
-        Command::new("mosquitto_pub").args(&arguments).stdin(Stdio::piped()).spawn().expect("mosquitto_pub");
+    let mut child = Command::new("mosquitto_pub")
+        .args(&arguments)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("mosquitto_pub");
     let mut stdin = child.stdin.take().expect("piped");
     for line in lines {
         if writeln!(stdin, "{line}").is_err() {
@@ -104,7 +119,16 @@ pub fn publish_lines(port: u16, login: &[&str], topic: &str, lines: &[String]) -
         }
     }
     drop(stdin);
-    child.wait().is_ok_and(|status| status.success())
+    // A client that lost its broker would try for ever.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        match child.try_wait().expect("waited") {
+            Some(status) => return status.success(),
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    drop(Process(child));
+    false
 }
 
 /// What a subscriber heard so far.
@@ -117,9 +141,11 @@ impl Heard {
     /// Subscribes with mosquitto_sub, QoS 1; returns when the broker has accepted it.
     pub fn subscribe(port: u16, filter: &str, login: &[&str]) -> Self {
         let port = port.to_string();
-        let mut arguments = vec!["-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", filter, "-F", "%t %p", "-d"];
+        // Line by line: into a pipe it would keep its "Subscribed" to itself until much more is to be told.
+        let mut arguments = vec!["-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", &port, "-q", "1"];
+        arguments.extend(["-t", filter, "-F", "%t %p", "-d"]);
         arguments.extend(login);
-        let mut process = Process(start("mosquitto_sub", &arguments, Stdio::piped()));
+        let mut process = Process(start("stdbuf", &arguments, Stdio::piped()));
         let stdout = process.0.stdout.take().expect("piped");
         let messages = Arc::new(Mutex::new(Vec::new()));
         let (subscribed, accepted) = std::sync::mpsc::channel();
@@ -138,7 +164,7 @@ impl Heard {
                 }
             }
         });
-        accepted.recv_timeout(std::time::Duration::from_secs(10)).expect("mosquitto_sub subscribes");
+        accepted.recv_timeout(Duration::from_secs(20)).expect("mosquitto_sub subscribes");
         Self { messages, _process: process }
     }
 
