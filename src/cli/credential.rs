@@ -270,7 +270,7 @@ fn time(millis: &Json) -> String {
 }
 
 /// A text as part of a path or query (RFC 3986, 2.1).
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         other => format!("%{other:02X}"),

@@ -4,11 +4,14 @@ mod check;
 mod client;
 mod credential;
 pub mod demo;
+mod device;
 mod modbus;
 mod profile;
+mod reload;
 mod run;
 mod simulate;
 mod status;
+mod version;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -20,6 +23,8 @@ pub mod exit {
     pub const UNAVAILABLE: u8 = 69;
     /// A task that the daemon cannot live without died.
     pub const SOFTWARE: u8 = 70;
+    /// Not done yet; it goes on, and may be asked again.
+    pub const TEMPFAIL: u8 = 75;
     /// The configuration is wrong; `headgate check` says where.
     pub const CONFIG: u8 = 78;
 }
@@ -59,6 +64,10 @@ enum Command {
     Check(check::Arguments),
     /// Show how the running gateway is
     Status(status::Arguments),
+    /// Look at devices, write to them, call their commands, approve or suspend them
+    Device(device::Arguments),
+    /// Make the running gateway load its configuration now
+    Reload(reload::Arguments),
     /// Issue, list and revoke the credentials of children; make login codes
     Credential(credential::Arguments),
     /// Commission Modbus buses: scan, read, write, solve, watch, simulate
@@ -67,6 +76,8 @@ enum Command {
     Simulate(simulate::Arguments),
     /// Look at device profiles, check them, begin or import one
     Profile(profile::Arguments),
+    /// Show version, target, features and SQLite version
+    Version(version::Arguments),
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
 }
@@ -79,6 +90,9 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Device(arguments) => device::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
+        Command::Version(arguments) => version::run(&arguments),
         Command::Credential(arguments) => credential::run(&arguments),
         Command::Modbus(arguments) => modbus::run(arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),

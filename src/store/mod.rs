@@ -45,6 +45,11 @@ use crate::{
 
 pub use writer::Writer;
 
+/// The version of the SQLite that is built in.
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}
+
 /// Why the store did not do it. Nothing that ends in an error was stored.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
