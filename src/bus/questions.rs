@@ -16,9 +16,11 @@ use super::Reply;
 use crate::{
     config::problem::Problem,
     model::{
+        alarm::Alarm,
         command::{Door, Refusal, RefusalCode},
         device::Lifecycle,
         ids::DeviceId,
+        jobs::Job,
         time::Millis,
         view::{
             Change, CommandView, Connection, DeviceRow, DeviceView, LogLine, LogStatus, Overview, Trend, UpdateView,
@@ -80,6 +82,17 @@ pub enum Question {
     /// Updates that run or ran, newest first.
     Updates(Reply<Vec<UpdateView>>),
     Connections(Reply<Vec<Connection>>),
+    /// Every alarm, the active ones first, then the latest.
+    Alarms(Reply<Vec<Alarm>>),
+    /// Somebody (`by`) has seen the alarm `kind` of a device; refused where there is no such alarm.
+    Acknowledge {
+        device: DeviceId,
+        kind: String,
+        by: String,
+        reply: Reply<Alarm>,
+    },
+    /// Every bulk job that is remembered, newest first.
+    Jobs(Reply<Vec<Job>>),
     Config(Reply<ConfigReport>),
     /// Load the configuration from disk now; answered when it runs or was refused.
     Reload(Reply<ConfigReport>),

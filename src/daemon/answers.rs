@@ -1,13 +1,20 @@
 //! Answers what page, API and command line ask, by asking the rooms that know. Each question is a task of its own, so
 //! that a slow answer holds up no other.
 
+use std::collections::HashMap;
+
 use serde_json::{Value as Json, json};
 
-use super::{build::Rooms, devices::about, points::described};
+use super::{
+    build::Rooms,
+    devices::about,
+    points::{self, Shape, described},
+};
 use crate::{
     bus::Question,
     clock,
     model::{
+        alarm::Alarm,
         command::{Refusal, RefusalCode},
         device::Device,
         event::Severity,
@@ -22,6 +29,9 @@ use crate::{
     store::StoreError,
     systemd,
 };
+
+/// Commands of a device that are shown, newest first.
+const COMMANDS: usize = 100;
 
 /// Answers `question`; `config` is how the configuration stands. Loading it again is the main loop's business.
 pub async fn answer(rooms: Rooms, config: ConfigStatus, question: Question) {
@@ -40,6 +50,13 @@ pub async fn answer(rooms: Rooms, config: ConfigStatus, question: Question) {
             drop(reply.send(Ok(rooms.keeper.trend(&device, &name, from, to, points).await)));
         }
         Question::Commands(id, reply) => drop(reply.send(rooms.commands(&id).await)),
+        Question::Alarms(reply) => drop(reply.send(rooms.alarms.list().await.map_err(unavailable))),
+        Question::Acknowledge { device, kind, by, reply } => {
+            drop(reply.send(rooms.acknowledge(&device, &kind, &by).await));
+        }
+        Question::Jobs(reply) => {
+            drop(reply.send(Ok(rooms.jobs.list().iter().rev().cloned().collect())));
+        }
         Question::Updates(reply) => drop(reply.send(Ok(rooms.updates()))),
         Question::Connections(reply) => drop(reply.send(Ok(rooms.broker.status()))),
         Question::SetLifecycle { device, lifecycle, door, reply } => {
@@ -77,7 +94,7 @@ impl Rooms {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now: clock::now(),
             started: self.started,
-            clock_trusted: true,
+            clock_trusted: clock::trusted(),
             link: self.link(),
             notices: self.notices(&log),
             log,
@@ -117,26 +134,32 @@ impl Rooms {
 
     /// All devices with their latest values, without the gateway itself.
     pub async fn rows(&self) -> Result<Vec<DeviceRow>, Refusal> {
-        let mut latest: std::collections::HashMap<DeviceId, Vec<Live>> =
-            self.keeper.all_latest().await.into_iter().collect();
+        let mut latest: HashMap<DeviceId, Vec<Live>> = self.keeper.all_latest().await.into_iter().collect();
+        let config = self.config.borrow().clone();
+        let shapes = points::index(&config);
         let mut rows = Vec::new();
         for device in self.registry.list().await.into_iter().filter(|device| device.id != self.gateway) {
             let values = latest.remove(&device.id).unwrap_or_default();
-            rows.push(self.row(device, values).await?);
+            let shape = shapes.get(&device.id);
+            rows.push(self.row(device, values, shape).await?);
         }
         Ok(rows)
     }
 
-    async fn row(&self, device: Device, mut values: Vec<Live>) -> Result<DeviceRow, Refusal> {
+    async fn row(
+        &self,
+        device: Device,
+        mut values: Vec<Live>,
+        shape: Option<&Shape<'_>>,
+    ) -> Result<DeviceRow, Refusal> {
         let document = self.keeper.shadow(&device.id, None).await.map_err(unavailable)?;
         let open = document.map(|d| d.delta().iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default();
         let update = self.updates.status().iter().find(|update| update.device == device.id).map(progress);
-        let (points, _) = described(&self.config.borrow(), &device.id);
         // As the profile lists them: what matters most stands first there.
-        let place: std::collections::HashMap<&str, usize> =
-            points.iter().enumerate().map(|(place, point)| (point.name.as_str(), place)).collect();
+        let place: HashMap<&str, usize> =
+            shape.into_iter().flat_map(Shape::names).enumerate().map(|(place, name)| (name, place)).collect();
         values.sort_by_key(|live| place.get(live.name.as_str()).copied().unwrap_or(usize::MAX));
-        let units = points.into_iter().filter_map(|point| Some((point.name, point.unit?))).collect();
+        let units = shape.map(Shape::units).unwrap_or_default();
         Ok(DeviceRow { device, values, open, update, units })
     }
 
@@ -144,11 +167,14 @@ impl Rooms {
         let device = self.registry.get(&id).await.ok_or_else(|| unknown(&id))?;
         let values = self.keeper.latest(&id).await;
         let connection = self.broker.status().into_iter().find(|connection| connection.device == id.as_str());
-        let row = self.row(device, values).await?;
         let config = self.config.borrow().clone();
-        let (points, commands) = described(&config, &id);
-        let (address, counters) = about(&self.buses, &config.buses, &id);
-        Ok(DeviceView { row, points, commands, connection, config: None, drift: Vec::new(), address, counters })
+        let shape = points::find(&config, &id);
+        let row = self.row(device, values, shape.as_ref()).await?;
+        let (points, commands) = shape.as_ref().map(described).unwrap_or_default();
+        let (address, counters) = about(&self.buses, &config, &id);
+        let (config, drift) = self.keeper.config(&id).await.map_err(unavailable)?.unzip();
+        let drift = drift.flatten().into_iter().collect();
+        Ok(DeviceView { row, points, commands, connection, config, drift, address, counters })
     }
 
     async fn shadows(&self, id: DeviceId) -> Result<Vec<String>, Refusal> {
@@ -161,8 +187,22 @@ impl Rooms {
         Ok(document.map(|document| shown(&document)))
     }
 
-    async fn commands(&self, _id: &DeviceId) -> Result<Vec<CommandView>, Refusal> {
-        Ok(Vec::new())
+    async fn commands(&self, id: &DeviceId) -> Result<Vec<CommandView>, Refusal> {
+        self.keeper.commands(id, COMMANDS).await.map_err(unavailable)
+    }
+
+    async fn acknowledge(&self, device: &DeviceId, kind: &str, by: &str) -> Result<Alarm, Refusal> {
+        let stored = self.alarms.acknowledge(device, kind, by).await.map_err(unavailable)?;
+        if let Some(alarm) = stored {
+            return Ok(alarm);
+        }
+        // Seen before is as good as seen now.
+        let known = self.alarms.list().await.map_err(unavailable)?;
+        let found = known.into_iter().find(|alarm| alarm.device == *device && alarm.kind == kind);
+        found.ok_or_else(|| {
+            let text = format!("{device} has no alarm {kind:?}; /v1/alarms lists those there are");
+            Refusal::new(RefusalCode::PayloadInvalid, text)
+        })
     }
 
     fn updates(&self) -> Vec<UpdateView> {

@@ -20,11 +20,11 @@ use crate::{
     diagnostics::{self, Diagnostics, Restart},
     drivers::coap::server::{self as coap_door, ServerPorts},
     identity::{self, Identity},
-    jobs,
+    jobs::{self, Jobs},
     logging::Logs,
     model::{device::Protocol, ids::DeviceId, time::Millis},
     registry::{self, Configured, Registry},
-    rules,
+    rules::{self, Alarms},
     store::{Store, StoreOptions, WriterThread, time::keep_clock},
     tasks::Tasks,
     twins::{self, Keeper},
@@ -46,6 +46,8 @@ pub struct Rooms {
     /// Replaced as a whole when `[uplink]` changes.
     pub uplink: watch::Receiver<Uplink>,
     pub updates: Updates,
+    pub alarms: Alarms,
+    pub jobs: Jobs,
     pub diagnostics: Diagnostics,
     pub buses: Buses,
     /// The configuration that runs.
@@ -205,7 +207,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         &stages.work,
     );
 
-    rules::start(
+    let alarms = rules::start(
         config.rules.clone(),
         rules::Ports { readings: judged_end, events: events.clone(), store: store.clone() },
         &stages.work,
@@ -213,7 +215,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     .await
     .context("the alarms cannot be read")?;
 
-    jobs::start(
+    let jobs = jobs::start(
         gateway.clone(),
         jobs::Ports {
             orders: job_orders_end,
@@ -275,6 +277,8 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         registry,
         uplink,
         updates,
+        alarms,
+        jobs,
         diagnostics,
         buses: drivers.buses(),
         config: running,

@@ -164,10 +164,13 @@ impl Drivers {
     }
 }
 
-/// What the page shows beside a Modbus device: where it is and what its driver counted.
-pub fn about(buses: &Buses, config: &[Arc<Bus>], id: &DeviceId) -> (Option<String>, Option<Json>) {
+/// What the page shows beside a device that is asked: where it is and, for Modbus, what its driver counted.
+pub fn about(buses: &Buses, config: &Config, id: &DeviceId) -> (Option<String>, Option<Json>) {
+    if let Some(device) = config.coap_devices.iter().find(|device| device.common.id == *id) {
+        return (Some(format!("coap://{}", device.address)), None);
+    }
     let found =
-        config.iter().find_map(|bus| bus.devices.iter().find(|device| device.id == *id).map(|device| (bus, device)));
+        config.buses.iter().find_map(|bus| bus.devices.iter().find(|device| device.id == *id).map(|device| (bus, device)));
     let Some((bus, device)) = found else { return (None, None) };
     let wire = match &bus.link {
         Link::Tcp { addresses, .. } => addresses.join(", "),

@@ -1,5 +1,7 @@
 //! What profiles and device files say of a device's values, as the page shows it: units, ranges, choices, registers.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde_json::json;
 
 use crate::{
@@ -13,14 +15,64 @@ use crate::{
     },
 };
 
-/// Points and command names of a device; empty for devices that describe nothing.
-pub fn described(config: &Config, id: &DeviceId) -> (Vec<view::Point>, Vec<String>) {
-    if let Some(device) = config.buses.iter().flat_map(|bus| &bus.devices).find(|device| device.id == *id) {
-        let commands = device.commands.iter().map(|command| command.name.to_string()).collect();
-        return (modbus(device), commands);
+/// A device whose values the configuration describes.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape<'a> {
+    Modbus(&'a Device),
+    Coap(&'a coap::Device),
+}
+
+impl<'a> Shape<'a> {
+    fn id(&self) -> &'a DeviceId {
+        match self {
+            Shape::Modbus(device) => &device.id,
+            Shape::Coap(device) => &device.common.id,
+        }
     }
-    let coap = config.coap_devices.iter().find(|device| device.common.id == *id);
-    (coap.map(|device| device.resources.iter().filter_map(resource).collect()).unwrap_or_default(), Vec::new())
+
+    /// Names of the values in the order of the profile.
+    pub fn names(&self) -> Vec<&'a str> {
+        match self {
+            Shape::Modbus(device) => device.points.iter().map(|point| &*point.name).collect(),
+            Shape::Coap(device) => device.resources.iter().filter_map(|resource| resource.name.as_deref()).collect(),
+        }
+    }
+
+    /// Units of those values that have one.
+    pub fn units(&self) -> BTreeMap<String, String> {
+        match self {
+            Shape::Modbus(device) => {
+                let unit = |point: &Point| Some((point.name.to_string(), point.unit.as_ref()?.to_string()));
+                device.points.iter().filter_map(|point| unit(point)).collect()
+            }
+            Shape::Coap(_) => BTreeMap::new(),
+        }
+    }
+}
+
+fn shapes(config: &Config) -> impl Iterator<Item = Shape<'_>> {
+    let modbus = config.buses.iter().flat_map(|bus| &bus.devices).map(|device| Shape::Modbus(device));
+    modbus.chain(config.coap_devices.iter().map(|device| Shape::Coap(device)))
+}
+
+/// All described devices by their ids.
+pub fn index(config: &Config) -> HashMap<&DeviceId, Shape<'_>> {
+    shapes(config).map(|shape| (shape.id(), shape)).collect()
+}
+
+/// One of them.
+pub fn find<'a>(config: &'a Config, id: &DeviceId) -> Option<Shape<'a>> {
+    shapes(config).find(|shape| shape.id() == id)
+}
+
+/// Points and command names of a device.
+pub fn described(shape: &Shape<'_>) -> (Vec<view::Point>, Vec<String>) {
+    match shape {
+        Shape::Modbus(device) => {
+            (modbus(device), device.commands.iter().map(|command| command.name.to_string()).collect())
+        }
+        Shape::Coap(device) => (device.resources.iter().filter_map(resource).collect(), Vec::new()),
+    }
 }
 
 fn modbus(device: &Device) -> Vec<view::Point> {

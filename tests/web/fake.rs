@@ -517,6 +517,9 @@ impl Plant {
             Question::Commands(id, reply) => {
                 give(reply, self.twins.get(&id).map(|t| t.commands.clone()).unwrap_or_default())
             }
+            Question::Alarms(reply) => give(reply, Vec::new()),
+            Question::Acknowledge { device, reply, .. } => drop(reply.send(Err(unknown(&device)))),
+            Question::Jobs(reply) => give(reply, Vec::new()),
             Question::Updates(reply) => give(reply, self.updates.clone()),
             Question::Connections(reply) => give(reply, vec![connection(now)]),
             Question::Config(reply) | Question::Reload(reply) => {

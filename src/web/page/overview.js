@@ -1,7 +1,7 @@
 // Is all well? The cloud link, the log that bridges its absence, the devices, and whatever needs a hand.
 
-import { get, known, listen } from "./api.js";
-import { ago, bytes, card, chip, clock, count, facts, h, icon, mayTalk, note, now, presenceTone, presenceWord, rate, span, svg } from "./dom.js";
+import { call, get, known, listen, may } from "./api.js";
+import { ago, bytes, card, chip, clock, count, facts, h, icon, mayTalk, note, now, presenceTone, presenceWord, rate, span, svg, toast } from "./dom.js";
 
 export function linkWord(link) {
   switch (link.state) {
@@ -24,6 +24,7 @@ const sentence = {
 };
 
 let connections = [];
+let alarms = [];
 
 export function overviewPage(body) {
   const place = h("div", {});
@@ -32,15 +33,22 @@ export function overviewPage(body) {
     const overview = known.overview;
     if (!overview) { place.replaceChildren(h("p", { class: "empty" }, "Asking the gateway …")); return; }
     place.replaceChildren(
-      h("div", { class: "stack" }, warnings(overview)),
+      h("div", { class: "stack" }, warnings(overview), alarms.filter((alarm) => alarm.active || !alarm.acknowledged).slice(0, 20).map((alarm) => alarmNote(alarm, ask))),
       h("div", { class: "columns" },
         h("div", {}, placed(1, link(overview.link)), placed(3, devices(overview)), placed(5, gateway(overview))),
         h("div", {}, placed(2, log(overview)), placed(4, storage(overview.log)), placed(5, broker(overview)))));
   };
-  const ask = async () => { connections = await get("/v1/connections", { background: true }).catch(() => connections); };
-  ask().then(draw);
+  const ask = async () => {
+    const again = (path, old) => get(path, { background: true }).catch(() => old);
+    [connections, alarms] = await Promise.all([again("/v1/connections", connections), again("/v1/alarms", alarms)]);
+    draw();
+  };
+  ask();
   const timer = setInterval(() => { if (!document.hidden) ask(); }, 5000);
-  const stop = listen((kind) => { if (kind === "overview" || kind === "devices") draw(); });
+  const stop = listen((kind, detail) => {
+    if (kind === "overview" || kind === "devices") draw();
+    if (kind === "event" && detail.type === "alarm") ask();
+  });
   return () => { stop(); clearInterval(timer); };
 }
 
@@ -56,6 +64,20 @@ function warnings(overview) {
   if (!overview.clockTrusted) list.push(note("warn", "The clock is not trusted yet: readings are stamped and will be repaired when the time is known."));
   for (const notice of overview.notices ?? []) list.push(note(notice.urgent ? "bad" : "warn", notice.text));
   return list.length ? [...list, h("div", {})] : [];
+}
+
+/** One alarm with the way to say that it was seen; it goes when it is over and seen. */
+function alarmNote(alarm, then) {
+  const tone = alarm.active && (alarm.severity === "critical" || alarm.severity === "major") ? "bad" : "warn";
+  const seen = async () => {
+    await call("POST", `/v1/alarms/${encodeURIComponent(alarm.device)}/${encodeURIComponent(alarm.type)}/acknowledge`, {}).catch((error) => toast(error.message, "bad"));
+    then();
+  };
+  const state = alarm.active ? `since ${ago(alarm.last)}` : `over, ${ago(alarm.last)}`;
+  return note(tone,
+    h("a", { href: `#/devices/${encodeURIComponent(alarm.device)}` }, alarm.device), ` · ${alarm.type} (${alarm.severity}): ${alarm.text} `,
+    h("span", { class: "soft small" }, alarm.acknowledged ? `${state}, seen by ${alarm.by ?? "somebody"} ` : `${state} `),
+    !alarm.acknowledged && may("technician") && h("button", { class: "small", onclick: seen }, "Seen"));
 }
 
 function link(link) {
