@@ -47,6 +47,9 @@ impl Built {
             self.coap.send_replace(Arc::new(new.coap.clone()));
             changes.push("the CoAP door follows the new [coap]".into());
         }
+        if old.rules != new.rules {
+            changes.push("the new rules take effect at the next start".into());
+        }
         changes.extend(self.drivers.apply(old, new).await);
         self.config.send_replace(Arc::new(new.clone()));
         Ok(changes)
