@@ -6,6 +6,7 @@ use notify::{RecursiveMode, Watcher};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    time::Instant,
 };
 
 /// Editors and package managers write several times; the configuration is read when nothing moved for this long.
@@ -22,6 +23,8 @@ pub enum Trigger {
 pub struct Triggers {
     hangup: tokio::signal::unix::Signal,
     files: mpsc::Receiver<()>,
+    /// When the files that changed have settled, if nothing moves until then.
+    settles: Option<Instant>,
     _watcher: Option<notify::RecommendedWatcher>,
 }
 
@@ -35,18 +38,26 @@ impl Triggers {
                 .inspect_err(|error| tracing::warn!(%error, folder = %folder.display(), "folder cannot be watched; reload by SIGHUP"))
                 .ok()
         });
-        Ok(Self { hangup: signal(SignalKind::hangup())?, files, _watcher: watcher })
+        Ok(Self { hangup: signal(SignalKind::hangup())?, files, settles: None, _watcher: watcher })
     }
 
-    /// Resolves when it is time to load again.
+    /// Resolves when it is time to load again. May be dropped while it waits: a change that still settles is kept.
     pub async fn next(&mut self) -> Trigger {
-        tokio::select! {
-            Some(()) = self.hangup.recv() => Trigger::Signal,
-            Some(()) = self.files.recv() => {
-                while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.files.recv()).await {}
-                Trigger::Files
+        loop {
+            let settled = async {
+                match self.settles {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(()) = self.hangup.recv() => return Trigger::Signal,
+                Some(()) = self.files.recv() => self.settles = Some(Instant::now() + SETTLE),
+                () = settled => {
+                    self.settles = None;
+                    return Trigger::Files;
+                }
             }
-            else => std::future::pending().await,
         }
     }
 }
@@ -66,4 +77,27 @@ fn watch(folder: &Path, changed: mpsc::Sender<()>) -> notify::Result<notify::Rec
         watcher.watch(below, RecursiveMode::NonRecursive)?;
     }
     Ok(watcher)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_settles_is_not_forgotten_while_others_are_served() {
+        let (changed, files) = mpsc::channel(1);
+        let hangup = signal(SignalKind::hangup()).expect("signal");
+        let mut triggers = Triggers { hangup, files, settles: None, _watcher: None };
+        changed.send(()).await.expect("taken");
+        let begun = Instant::now();
+        // The daemon answers a question every 25 ms, and drops what it waited for each time.
+        let trigger = loop {
+            if let Ok(trigger) = tokio::time::timeout(Duration::from_millis(25), triggers.next()).await {
+                break trigger;
+            }
+            assert!(begun.elapsed() < 2 * SETTLE, "forgotten");
+        };
+        assert_eq!(trigger, Trigger::Files);
+        assert!(begun.elapsed() >= SETTLE, "it settled first");
+    }
 }
