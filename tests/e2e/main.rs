@@ -1,10 +1,14 @@
 //! The real daemon beside real peers that nobody here wrote, told as stories.
 
+mod coap;
 mod gateway;
+mod mistakes;
 mod peers;
+mod reload;
 mod road;
 mod site;
 mod stand_ins;
+mod wishes;
 
 use std::time::{Duration, Instant};
 

@@ -7,7 +7,7 @@ use std::{
     net::{TcpListener, TcpStream, UdpSocket},
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU16, Ordering},
     },
     time::{Duration, Instant},
@@ -195,4 +195,46 @@ pub fn coap_server(port: u16) -> Process {
         (!answered.stdout.is_empty()).then_some(())
     });
     process
+}
+
+/// libmodbus as a slave: 200 of each table, register n holds n at first.
+pub struct ModbusSlave {
+    pub port: u16,
+    _process: Process,
+}
+
+impl ModbusSlave {
+    pub fn start() -> Self {
+        let port = free_port();
+        let mut process = Process(start(&compiled_slave(), &["tcp", &port.to_string()], Stdio::piped()));
+        let mut line = String::new();
+        let out = process.0.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        assert_eq!(line, "ready\n");
+        Self { port, _process: process }
+    }
+}
+
+fn compiled_slave() -> String {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    let build = || {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/modbus/peers/slave.c");
+        let program = format!("{}/e2e-slave-{}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+        let arguments = ["-O1", "-o", &program, source, "-I/usr/include/modbus", "-lmodbus"];
+        let status = start("cc", &arguments, Stdio::null()).wait().expect("waited");
+        assert!(status.success(), "libmodbus-dev is needed for this test (tests/run.sh installs it)");
+        program
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+/// What mbpoll reads in a holding register, counted from 0; the slave serves one master at a time.
+pub fn modbus_register(port: u16, register: u16) -> Option<i64> {
+    let (port, register) = (port.to_string(), register.to_string());
+    let arguments =
+        ["-0", "-m", "tcp", "-p", &port, "-a", "1", "-r", &register, "-c", "1", "-1", "-t", "4", "127.0.0.1"];
+    let done = Command::new("mbpoll").args(arguments).output().expect("mbpoll is needed for this test");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("[{register}]:")))?;
+    line.trim().parse().ok()
 }

@@ -57,6 +57,18 @@ impl Ground {
         Child { device: device.to_owned(), token, port: self.mqtt, connections: AtomicU32::new(0) }
     }
 
+    /// Waits until what the cloud says arrives: the gateway asks for its own topics and its children's in one breath.
+    pub fn reaches_the_gateway(&self) {
+        super::eventually("an answer of the gateway to the cloud", || {
+            self.says("gw", "diagnostics/request", r#"{"requestId": "reach", "type": "ping"}"#);
+            self.cloud
+                .on("devices/gw/diagnostics/response")
+                .iter()
+                .find(|answer| answer["requestId"] == "reach")
+                .map(drop)
+        });
+    }
+
     /// Publishes below a device's root as the cloud.
     pub fn says(&self, device: &str, topic: &str, payload: &str) {
         self.mosquitto.publish(&format!("devices/{device}/{topic}"), payload);
