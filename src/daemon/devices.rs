@@ -169,8 +169,10 @@ pub fn about(buses: &Buses, config: &Config, id: &DeviceId) -> (Option<String>, 
     if let Some(device) = config.coap_devices.iter().find(|device| device.common.id == *id) {
         return (Some(format!("coap://{}", device.address)), None);
     }
-    let found =
-        config.buses.iter().find_map(|bus| bus.devices.iter().find(|device| device.id == *id).map(|device| (bus, device)));
+    let found = config
+        .buses
+        .iter()
+        .find_map(|bus| bus.devices.iter().find(|device| device.id == *id).map(|device| (bus, device)));
     let Some((bus, device)) = found else { return (None, None) };
     let wire = match &bus.link {
         Link::Tcp { addresses, .. } => addresses.join(", "),

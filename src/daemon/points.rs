@@ -83,7 +83,7 @@ fn one(point: &Point) -> view::Point {
     let choice = |(raw, title): &(i64, std::sync::Arc<str>)| Choice { value: json!(raw), title: title.to_string() };
     view::Point {
         name: point.name.to_string(),
-        title: point.about.as_deref().map(str::to_owned),
+        title: None,
         unit: point.unit.as_deref().map(str::to_owned),
         writable: point.writable(),
         min: point.write.min,
@@ -104,7 +104,7 @@ fn resource(resource: &coap::Resource) -> Option<view::Point> {
     let name = resource.name.clone()?;
     Some(view::Point {
         name,
-        title: Some(resource.path.clone()),
+        title: None,
         writable: resource.writable,
         min: resource.min,
         max: resource.max,

@@ -86,7 +86,7 @@ pub struct Rates {
     /// Records per second.
     pub rate_in: f64,
     pub rate_out: f64,
-    /// Bytes on disk per record, blocks rewritten counted again.
+    /// Bytes on disk per record, at most: a slow log writes its last block many times, but keeps it once.
     pub bytes_per_record: f64,
     /// Bytes to the device per second since the start.
     pub device_rate: Option<f64>,
@@ -117,10 +117,16 @@ impl Samples {
         Rates {
             rate_in: per_second(old.written.records, new.written.records),
             rate_out: per_second(old.acknowledged, new.acknowledged),
-            bytes_per_record: new.written.block_bytes as f64 / new.written.records.max(1) as f64,
+            bytes_per_record: kept(&new.written) as f64 / new.written.records.max(1) as f64,
             device_rate: device.map(|(before, after)| after.saturating_sub(before) as f64 / lived),
         }
     }
+}
+
+/// What the records occupy, at most: what was written, or their bodies uncompressed with what frames them.
+fn kept(written: &Written) -> u64 {
+    const FRAME: u64 = 32;
+    written.block_bytes.min(written.body_bytes + FRAME * written.records)
 }
 
 impl Rates {
@@ -165,13 +171,15 @@ mod tests {
         for second in 0..60u64 {
             samples.add(Sample {
                 at: start + Duration::from_secs(second),
-                written: Written { records: second * 100, block_bytes: second * 2000, body_bytes: 0 },
+                written: Written { records: second * 100, block_bytes: second * 2000, body_bytes: second * 5000 },
                 acknowledged: second * 300,
                 device: Some(second * 4000),
             });
         }
         let rates = samples.rates();
         assert_eq!((rates.rate_in, rates.rate_out, rates.bytes_per_record), (100.0, 300.0, 20.0));
+        let rewritten = Written { records: 10, block_bytes: 50_000, body_bytes: 1000 };
+        assert_eq!(kept(&rewritten), 1320, "a block written again and again is kept once");
         let mut status = LogStatus { waiting: 1000, quota: 1_000_000, ..LogStatus::default() };
         rates.complete(&mut status, 4000 * 86_400 * 3653);
         assert_eq!(status.drained_in, Some(5.0));
