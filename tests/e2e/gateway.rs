@@ -149,11 +149,6 @@ impl Builder {
         self
     }
 
-    pub fn access(self, text: &str) -> Self {
-        fs::write(self.folder.path().join("access.toml"), text).expect("written");
-        self
-    }
-
     pub fn start(self) -> Gateway {
         let state = self.folder.path().join("state");
         let main = format!("[gateway]\nid = \"gw\"\nstate = \"{}\"\n{}", state.display(), self.main);

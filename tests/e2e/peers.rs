@@ -200,18 +200,28 @@ pub fn coap_server(port: u16) -> Process {
 /// libmodbus as a slave: 200 of each table, register n holds n at first.
 pub struct ModbusSlave {
     pub port: u16,
-    _process: Process,
+    process: Option<Process>,
 }
 
 impl ModbusSlave {
     pub fn start() -> Self {
-        let port = free_port();
-        let mut process = Process(start(&compiled_slave(), &["tcp", &port.to_string()], Stdio::piped()));
+        let mut slave = Self { port: free_port(), process: None };
+        slave.start_again();
+        slave
+    }
+
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// On the same port, with all registers as at first.
+    pub fn start_again(&mut self) {
+        let mut process = Process(start(&compiled_slave(), &["tcp", &self.port.to_string()], Stdio::piped()));
         let mut line = String::new();
         let out = process.0.stdout.take().expect("piped");
         BufReader::new(out).read_line(&mut line).expect("a line");
         assert_eq!(line, "ready\n");
-        Self { port, _process: process }
+        self.process = Some(process);
     }
 }
 

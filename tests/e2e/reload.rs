@@ -51,7 +51,7 @@ fn a_bad_configuration_keeps_the_old_running_and_names_every_problem() {
 }
 
 /// Adds a device by `tell` and shows that the child stays connected and the first bus polls on, on its one connection.
-fn a_device_is_added(tell: impl Fn(&Gateway)) {
+fn a_device_is_added(tell: impl Fn(&Gateway), trigger: &str) {
     let ground = Ground::new();
     let (first, second) = (ModbusSlave::start(), ModbusSlave::start());
     let gateway = ground.gateway("").devices("hall.toml", &hvac(first.port)).start();
@@ -68,6 +68,8 @@ fn a_device_is_added(tell: impl Fn(&Gateway)) {
     super::eventually("the new device's readings", || {
         ground.telemetry("fan").iter().find(|reading| reading["values"]["level"] == 20).map(drop)
     });
+    let logged = gateway.logged();
+    assert!(logged.iter().any(|line| line.contains(trigger)), "by the way that was meant: {logged:?}");
     let before = ground.telemetry("hvac").len();
     super::eventually("the old device's readings", || (ground.telemetry("hvac").len() > before + 2).then_some(()));
     assert_gap_free(&ground.telemetry("hvac"));
@@ -83,12 +85,12 @@ fn a_device_is_added(tell: impl Fn(&Gateway)) {
 
 #[test]
 fn a_device_file_that_appears_starts_its_device_and_touches_no_other() {
-    a_device_is_added(|_| {});
+    a_device_is_added(|_| {}, "trigger=Files");
 }
 
 #[test]
 fn a_hangup_signal_loads_what_changed() {
-    a_device_is_added(Gateway::hup);
+    a_device_is_added(Gateway::hup, "trigger=Signal");
 }
 
 #[test]

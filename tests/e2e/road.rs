@@ -58,6 +58,58 @@ fn after_a_stop_that_is_asked_for_numbering_goes_on() {
     assert_eq!(ground.counted("room").account("room").received.len(), 60);
 }
 
+#[test]
+fn a_stop_while_the_link_swallows_everything_is_quick_and_loses_nothing() {
+    let ground = Ground::new();
+    let mut gateway = ground.gateway("").start();
+    let child = ground.child(&gateway, "room");
+    assert!(child.measures(1..=10));
+    eventually("the readings before", || (ground.telemetry("room").len() >= 10).then_some(()));
+    ground.wire.stall();
+    let _connected = child.listens("#");
+    assert!(child.measures(11..=500));
+    let asked = Instant::now();
+    assert_eq!(gateway.stop(), 0);
+    assert!(asked.elapsed() < Duration::from_secs(15), "stopping took {:?}", asked.elapsed());
+    gateway.start_again();
+    ground.wire.heal();
+    eventually("500 readings", || (ground.counted("room").account("room").own.len() == 500).then_some(()));
+    assert_gap_free(&ground.telemetry("room"));
+    assert_eq!(ground.counted("room").account("room").received.len(), 500);
+}
+
+#[test]
+fn several_children_at_once_each_keep_their_own_numbers_through_short_cuts() {
+    let ground = Ground::new();
+    let gateway = ground.gateway("").start();
+    let children: Vec<Child> = (1..=3).map(|n| ground.child(&gateway, &format!("room-{n}"))).collect();
+    let stop = AtomicBool::new(false);
+    let measured = std::thread::scope(|scope| {
+        let stop = &stop;
+        let measuring: Vec<_> =
+            children.iter().map(|child| scope.spawn(move || (child, measures_on(child, 1, stop)))).collect();
+        // Each cut falls while records are on their way, and is healed when the gateway has noticed.
+        for round in 1..=4 {
+            let before = ground.cloud.all().len();
+            eventually("something passes", || (ground.cloud.all().len() > before).then_some(()));
+            ground.wire.cut();
+            gateway.eventually(&format!("cut {round} is noticed"), |gateway| {
+                (gateway.get("/v1/status")["link"]["state"] == "backing-off").then_some(())
+            });
+            ground.wire.heal();
+        }
+        stop.store(true, Ordering::Relaxed);
+        measuring.into_iter().map(|one| one.join().expect("measured")).collect::<Vec<_>>()
+    });
+    for (child, (acknowledged, next)) in measured {
+        assert_eq!(acknowledged, (1..next).collect::<Vec<_>>(), "the gateway takes in whatever the link does");
+        let account = || ground.counted(&child.device).account(&child.device);
+        eventually(&format!("all readings of {}", child.device), || (account().own.len() == next - 1).then_some(()));
+        assert_gap_free(&ground.telemetry(&child.device));
+        assert_eq!((account().received.len(), account().disordered), (next - 1, 0));
+    }
+}
+
 /// Measures in batches until told to stop; returns what was acknowledged.
 fn measures_on(child: &Child, first: u64, stop: &AtomicBool) -> (Vec<u64>, u64) {
     const BATCH: u64 = 40;
@@ -119,6 +171,9 @@ fn nothing_is_missing_through(break_link: impl Fn(&Ground)) {
     assert_eq!((account.disordered, account.unnumbered), (0, 0));
     assert_gap_free(&readings);
     assert!(ground.cloud.on("devices/gw/gaps").is_empty(), "nothing was given up");
+    let late =
+        |n: u64| readings.iter().find(|reading| reading["values"]["n"] == n).map(|reading| reading["late"] == true);
+    assert_eq!((late(1), late(200)), (Some(false), Some(true)), "what waited for the outage to end says so");
     assert!(before_heal < readings.len() - 300, "the link was really broken: {before_heal} of {}", readings.len());
 }
 

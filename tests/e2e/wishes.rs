@@ -104,3 +104,66 @@ fn a_wish_for_a_child_that_is_away_waits_for_it_through_a_kill() {
     ground.cloud.expect("devices/room/state", |state| state["reported"]["setpoint"] == 23);
     obeyed(&gateway, "room", "setpoint", &json!(23));
 }
+
+#[test]
+fn commands_and_configuration_for_a_child_that_is_away_wait_for_it_through_a_kill() {
+    let ground = Ground::new();
+    let mut gateway =
+        ground.gateway("").devices("room.toml", "[[device]]\nid = \"room\"\nprotocol = \"mqtt\"\n").start();
+    let child = ground.child(&gateway, "room");
+    ground.reaches_the_gateway();
+    ground.says("room", "commands/blink", r#"{"commandId": "c1", "params": {"times": 3}}"#);
+    ground.says("room", "config/desired", r#"{"version": 7, "config": {"interval": 60}}"#);
+    gateway.eventually("the command is on disk", |gateway| {
+        let (_, commands) = gateway.api("GET", "/v1/devices/room/commands", None);
+        commands.to_string().contains("\"c1\"").then_some(())
+    });
+    let held = child.listens("config/desired");
+    held.expect("devices/room/config/desired", |config| config["version"] == 7);
+    drop(held);
+    gateway.kill();
+    gateway.start_again();
+    let back = child.listens("#");
+    let command = back.expect("devices/room/commands/blink", |command| command["commandId"] == "c1");
+    assert_eq!(command["params"], json!({"times": 3}));
+    let config = back.expect("devices/room/config/desired", |config| config["version"] == 7);
+    assert_eq!(config["config"], json!({"interval": 60}));
+    child.says("commands/blink/response", r#"{"commandId": "c1", "status": "succeeded", "result": {"blinked": 3}}"#);
+    child.says("config/ack", r#"{"version": 7, "status": "applied"}"#);
+    let answer = ground.cloud.expect("devices/room/commands/blink/response", |answer| answer["commandId"] == "c1");
+    assert_eq!((&answer["status"], &answer["result"]["blinked"]), (&json!("succeeded"), &json!(3)), "{answer}");
+    ground.cloud.expect("devices/room/config/ack", |ack| ack["version"] == 7 && ack["status"] == "applied");
+    // Answered once, it is not given again to a child that connects anew; the wish that follows shows that it was heard.
+    drop(back);
+    let again = child.listens("#");
+    ground.says("room", "delta", r#"{"marker": 1}"#);
+    again.expect("devices/room/delta", |delta| delta["marker"] == 1);
+    assert_eq!(again.on("devices/room/commands/blink"), Vec::<Json>::new());
+}
+
+#[test]
+fn a_wish_for_a_modbus_device_that_is_away_is_written_when_it_answers_again() {
+    let ground = Ground::new();
+    let mut slave = ModbusSlave::start();
+    let bus = hvac(slave.port).replace("\n\n[[device]]", "\ntimeout = \"300ms\"\n\n[[device]]");
+    let mut gateway = ground.gateway("").devices("hall.toml", &bus).start();
+    let child = ground.child(&gateway, "room");
+    ground.cloud.expect("devices/hvac/status", |status| status["state"] == "online");
+    ground.cloud.expect("devices/hvac/state", |state| state["reported"]["setpoint"] == 10);
+    slave.stop();
+    ground.cloud.expect("devices/hvac/status", |status| status["state"] == "offline");
+    ground.says("hvac", "delta", r#"{"setpoint": 28}"#);
+    gateway.eventually("the wish is on disk", |gateway| {
+        (shadow(gateway, "hvac")?["state"]["desired"]["setpoint"] == 28).then_some(())
+    });
+    assert!(child.measures(1..=10), "others go on");
+    gateway.kill();
+    gateway.start_again();
+    slave.start_again();
+    ground.cloud.expect("devices/hvac/state", |state| state["reported"]["setpoint"] == 28);
+    obeyed(&gateway, "hvac", "setpoint", &json!(28));
+    ground.cloud.expect("devices/hvac/status", |status| status["state"] == "online");
+    assert_eq!(gateway.stop(), 0);
+    assert_eq!(modbus_register(slave.port, 10), Some(28));
+    super::site::assert_gap_free(&ground.telemetry("hvac"));
+}
