@@ -116,3 +116,20 @@ fn what_cannot_change_while_running_is_refused_by_name() {
     let (_, report) = gateway.api("POST", "/v1/config/reload", None);
     assert_eq!(report["problems"].as_array().map(Vec::len), Some(0), "{report}");
 }
+
+#[test]
+fn a_folder_of_devices_that_is_made_anew_is_followed() {
+    let ground = Ground::new();
+    let gateway = ground.gateway("").devices("old.toml", "[[device]]\nid = \"old\"\nprotocol = \"mqtt\"\n").start();
+    let folder = gateway.config_folder().join("devices.d");
+    fs::remove_dir_all(&folder).expect("removed");
+    fs::create_dir(&folder).expect("made");
+    // The second file appears when the first is known: it is seen only where the new folder itself is watched.
+    for device in ["first", "second"] {
+        let text = format!("[[device]]\nid = \"{device}\"\nprotocol = \"mqtt\"\n");
+        fs::write(folder.join(format!("{device}.toml")), text).expect("written");
+        gateway.eventually(&format!("{device} is known"), |gateway| {
+            gateway.get("/v1/devices").to_string().contains(&format!("\"{device}\"")).then_some(())
+        });
+    }
+}
