@@ -135,7 +135,11 @@ async fn child(arguments: &Mqtt) -> Result<ExitCode, String> {
     );
     let mut screen = Screen::default();
     loop {
-        screen.show(&seen.borrow_and_update().clone());
+        let state = seen.borrow_and_update().clone();
+        screen.show(&state);
+        if arguments.readings.is_some_and(|readings| state.acknowledged + state.lost >= readings) {
+            break;
+        }
         tokio::select! {
             changed = seen.changed() => if changed.is_err() { break },
             ended = tokio::signal::ctrl_c() => {
