@@ -11,7 +11,7 @@ use headgate::{
         status::Status,
     },
     model::{
-        command::{Command, CommandResponse, Refusal},
+        command::Refusal,
         ids::DeviceId,
         reading::{Quality, Reading, Value},
     },
@@ -28,7 +28,6 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Rig {
     pub config: watch::Sender<Arc<Bus>>,
     pub inbox: mpsc::Sender<ToDriver>,
-    pub status: watch::Receiver<Status>,
     pub told: mpsc::Receiver<FromDriver>,
     pub tasks: Tasks,
 }
@@ -65,13 +64,13 @@ impl Rig {
         let (config, watched) = watch::channel(Arc::new(bus));
         let (readings, told) = mpsc::channel(100_000);
         let (inbox, work) = mpsc::channel(100);
-        let (status_tx, status) = watch::channel(Status::default());
+        let status_tx = watch::Sender::new(Status::default());
         let mut ports = Ports { readings, inbox: work, status: status_tx, learned: watch::Sender::new(HashMap::new()) };
         let stop = tasks.stopping();
         tasks.spawn("bus", async move {
             owner::run(watched, &mut ports, stop).await.expect("the bus runs");
         });
-        Rig { config, inbox, status, told, tasks }
+        Rig { config, inbox, told, tasks }
     }
 
     pub async fn next(&mut self) -> FromDriver {
@@ -126,13 +125,6 @@ impl Rig {
         let values = Map::from_iter([(name.to_owned(), value)]);
         self.inbox.send(ToDriver::Write { device: id(device), values, reply }).await.expect("the bus is alive");
         answer.await.expect("an answer")
-    }
-
-    pub async fn call(&self, device: &str, name: &str) -> CommandResponse {
-        let (reply, answer) = oneshot::channel();
-        let command = Command { name: name.into(), command_id: "1".into(), params: Json::Null, expires_at: None };
-        self.inbox.send(ToDriver::Call { device: id(device), command, reply }).await.expect("the bus is alive");
-        answer.await.expect("an answer").expect("carried out")
     }
 
     pub async fn tool(&self, request: Json) -> Result<Json, Refusal> {
