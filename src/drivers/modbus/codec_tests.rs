@@ -144,7 +144,13 @@ proptest! {
                 return Ok(());
             }
             let again = registers(encode(&point, &value, None).map_err(|e| TestCaseError::fail(e.to_string()))?);
-            prop_assert_eq!(decode(&point, &again, None), Ok(value));
+            match (decode(&point, &again, None), value) {
+                // Dividing by the scale and multiplying again may round the last digit.
+                (Ok(Value::Float(back)), Value::Float(first)) => {
+                    prop_assert!((back - first).abs() <= first.abs() * 1e-6 + f64::MIN_POSITIVE, "{back} {first}");
+                }
+                (back, value) => prop_assert_eq!(back, Ok(value)),
+            }
         }
     }
 

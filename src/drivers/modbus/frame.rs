@@ -273,7 +273,9 @@ mod tests {
 
         #[test]
         fn a_frame_in_pieces_waits_until_it_is_whole(pdu in any_request(), unit in 1u8..248) {
-            for framing in ALL {
+            // The length of a function of the maker's own shows only by its checksum, which a part of it may fit too.
+            let known = pdu.first() != Some(&0x41);
+            for framing in ALL.into_iter().filter(|framing| known || *framing != Framing::Rtu) {
                 let mut whole = BytesMut::new();
                 encode(framing, 1, unit, &pdu, &mut whole);
                 let mut part = BytesMut::from(&whole[..whole.len() - 1]);
