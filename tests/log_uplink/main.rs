@@ -95,8 +95,7 @@ impl Gateway {
     }
 }
 
-/// All of 1 to `upto` arrived, in order. Where the wire broke some may be repeated, and what the dead connection still
-/// held may come between what the new one sends.
+/// All of 1 to `upto` arrived, what came first in order; repeated ones are allowed where the wire broke.
 fn is_whole(cloud: &Cloud, device: &str, upto: u64, repeats: bool) {
     let seqs: Vec<u64> = cloud.records(device, "telemetry").iter().map(|r| r["seq"].as_u64().expect("seq")).collect();
     let mut firsts = Vec::new();
@@ -105,9 +104,6 @@ fn is_whole(cloud: &Cloud, device: &str, upto: u64, repeats: bool) {
         if known.insert(*seq) {
             firsts.push(*seq);
         }
-    }
-    if repeats {
-        firsts.sort_unstable();
     }
     assert_eq!(firsts, (1..=upto).collect::<Vec<_>>(), "{device}");
     assert!(repeats || seqs.len() as u64 == upto, "{device}: {} repeated", seqs.len() as u64 - upto);
@@ -172,7 +168,9 @@ async fn a_dead_wire_and_a_cut_one_lose_nothing() {
             wire.heal();
             cloud.wait("what was kept", Duration::from_secs(20), arrived("a", n));
         }
-        is_whole(&cloud, "a", n as u64, true);
+        // What a dead connection still held may come between what the new one sends: complete, not ordered.
+        let seqs: BTreeSet<u64> = cloud.records("a", "telemetry").iter().filter_map(|r| r["seq"].as_u64()).collect();
+        assert_eq!(seqs, (1..=n as u64).collect(), "nothing is missing");
         let late = cloud.records("a", "telemetry").iter().filter(|record| record["late"] == true).count();
         assert!(late >= 4 * 150, "{late} were late");
         gateway.is("live again", |state| *state == LinkState::Live).await;
