@@ -13,6 +13,7 @@ cargo fmt --check
 echo "== lints"
 cargo clippy --locked --all-targets -- -D warnings
 echo "== tests"
-cargo test --locked "$@"
+# One failure must not hide the next.
+cargo test --locked --no-fail-fast "$@"
 echo "== without libsystemd"
 cargo check --locked --no-default-features

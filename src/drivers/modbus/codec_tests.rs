@@ -96,6 +96,16 @@ fn what_cannot_be_written_is_refused_with_a_reason() {
     assert_eq!(wide.to_string(), "70000 does not fit into u16");
 }
 
+#[test]
+fn what_outgrows_the_largest_float_is_no_number_and_what_cannot_be_rounded_stays() {
+    let huge = f64::MAX.to_bits();
+    let words = [(huge >> 48) as u16, (huge >> 32) as u16, (huge >> 16) as u16, huge as u16];
+    let rounded = Point { decimals: Some(3), ..point(Kind::Float(64)) };
+    assert_eq!(decode(&rounded, &words, None), Ok(Value::Float(f64::MAX)));
+    let scaled = Point { scale: 10.0, ..point(Kind::Float(64)) };
+    assert_eq!(decode(&scaled, &words, None), Err(NoValue::NotANumber));
+}
+
 fn any_kind() -> impl Strategy<Value = Kind> {
     let mut kinds = Kind::numbers();
     kinds.extend([Kind::Bool, Kind::Text(4), Kind::Raw(3)]);

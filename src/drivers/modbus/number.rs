@@ -29,8 +29,8 @@ pub(super) fn decode(point: &Point, raw: u64, exponent: i32) -> Result<Value, No
         }
         return match (kind, width) {
             (Kind::Bool, 1) => Ok(Value::Bool(part == 1)),
-            (Kind::Int(_), _) => Ok(scaled(point, Plain::Int(sign(part, width)), exponent)),
-            _ => Ok(scaled(point, Plain::Uint(part), exponent)),
+            (Kind::Int(_), _) => scaled(point, Plain::Int(sign(part, width)), exponent),
+            _ => scaled(point, Plain::Uint(part), exponent),
         };
     }
     let plain = match kind {
@@ -65,7 +65,7 @@ pub(super) fn decode(point: &Point, raw: u64, exponent: i32) -> Result<Value, No
         }
         Plain::Float(_) => {}
     }
-    Ok(scaled(point, plain, exponent))
+    scaled(point, plain, exponent)
 }
 
 /// Bits of a numeric kind.
@@ -88,13 +88,14 @@ fn sign(raw: u64, bits: u8) -> i64 {
     ((raw << unused) as i64) >> unused
 }
 
-/// Scale, offset, clamp and rounding. An integer that nothing touches keeps all its digits.
-fn scaled(point: &Point, plain: Plain, exponent: i32) -> Value {
+/// Scale, offset, clamp and rounding. An integer that nothing touches keeps all its digits; what outgrows the
+/// largest float is no number.
+fn scaled(point: &Point, plain: Plain, exponent: i32) -> Result<Value, NoValue> {
     let untouched = point.scale == 1.0 && point.offset == 0.0 && exponent == 0 && point.clamp.is_none();
     let number = match plain {
-        Plain::Int(number) if untouched => return Value::Int(number),
+        Plain::Int(number) if untouched => return Ok(Value::Int(number)),
         Plain::Uint(number) if untouched => {
-            return i64::try_from(number).map_or(Value::Uint(number), Value::Int);
+            return Ok(i64::try_from(number).map_or(Value::Uint(number), Value::Int));
         }
         Plain::Int(number) => number as f64,
         Plain::Uint(number) => number as f64,
@@ -106,7 +107,9 @@ fn scaled(point: &Point, plain: Plain, exponent: i32) -> Value {
     }
     if let Some(decimals) = point.decimals {
         let factor = power_of_ten(i32::from(decimals));
-        number = (number * factor).round() / factor;
+        let rounded = (number * factor).round() / factor;
+        // Beyond the largest float there is no decimal left to round.
+        number = if rounded.is_finite() { rounded } else { number };
     } else if point.offset != 0.0 {
         // 21.5 + 0.1 must not show as 21.6000000000000014.
         number = tidy(number, 12);
@@ -117,9 +120,9 @@ fn scaled(point: &Point, plain: Plain, exponent: i32) -> Value {
     // A whole-numbered scale keeps an integer an integer.
     let whole = point.scale.fract() == 0.0 && point.offset.fract() == 0.0 && exponent >= 0;
     if whole && !matches!(plain, Plain::Float(_)) && number.abs() < 9e15 {
-        return Value::Int(number as i64);
+        return Ok(Value::Int(number as i64));
     }
-    Value::Float(number)
+    if number.is_finite() { Ok(Value::Float(number)) } else { Err(NoValue::NotANumber) }
 }
 
 /// `number * scale`, dividing where scale is one over a whole number: 2304 x 0.1 is 230.4, not 230.40000000000003.
