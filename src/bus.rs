@@ -9,7 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::Value as Json;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::model::{
     command::{Command, CommandResponse, Door, Refusal},
@@ -125,8 +125,8 @@ pub enum Outcome {
 /// Held by the keeper, `updates` and `diagnostics`; `jobs` holds the other end.
 pub type Outcomes = mpsc::Sender<Outcome>;
 
-/// Readings as they were stored, for `rules`. Held by the keeper, and only where a rule exists.
-pub type Readings = mpsc::Sender<Arc<Reading>>;
+/// Where readings go as they were stored: to `rules`, and only while a rule exists. Held by the keeper.
+pub type Readings = watch::Receiver<Option<mpsc::Sender<Arc<Reading>>>>;
 
 // ---- the broker's doorstep ----------------------------------------------------------------------------------------
 

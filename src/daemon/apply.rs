@@ -48,7 +48,8 @@ impl Built {
             changes.push("the CoAP door follows the new [coap]".into());
         }
         if old.rules != new.rules {
-            changes.push("the new rules take effect at the next start".into());
+            self.rules.send_replace(Arc::new(new.rules.clone()));
+            changes.push(format!("{} rules for alarms", new.rules.len()));
         }
         changes.extend(self.drivers.apply(old, new).await);
         self.config.send_replace(Arc::new(new.clone()));

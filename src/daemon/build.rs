@@ -16,7 +16,7 @@ use crate::{
     broker::{self, Broker},
     bus::{ChildEvents, Events, Orders, Question, Questions, WORK},
     clock,
-    config::{Config, coap},
+    config::{Config, coap, rules::Rule},
     diagnostics::{self, Diagnostics, Restart},
     drivers::coap::server::{self as coap_door, ServerPorts},
     identity::{self, Identity},
@@ -77,6 +77,8 @@ pub struct Built {
     pub config: watch::Sender<Arc<Config>>,
     /// The CoAP door follows it while it runs.
     pub coap: watch::Sender<Arc<coap::Server>>,
+    /// The alarms follow them while they run.
+    pub rules: watch::Sender<Arc<Vec<Rule>>>,
     pub web: Option<Web>,
     pub questions: mpsc::Receiver<Question>,
     pub restarts: mpsc::Receiver<Restart>,
@@ -103,7 +105,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
 
     let (inbound, inbound_end) = mpsc::channel(WORK);
     let (readings, readings_end) = mpsc::channel(WORK);
-    let (judged, judged_end) = mpsc::channel(WORK);
+    let (judged, judged_end) = watch::channel(None);
     let (local, local_end) = mpsc::channel(WORK);
     let (signs, signs_end) = mpsc::channel(WORK);
     let (outcomes, outcomes_end) = mpsc::channel(WORK);
@@ -147,7 +149,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
             asks: asks.clone(),
             signs,
             outcomes: outcomes.clone(),
-            readings: (!config.rules.is_empty()).then_some(judged),
+            readings: judged_end,
         },
         &stages.keeper,
     );
@@ -207,9 +209,10 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         &stages.work,
     );
 
+    let (rules_config, wanted_rules) = watch::channel(Arc::new(config.rules.clone()));
     let alarms = rules::start(
-        config.rules.clone(),
-        rules::Ports { readings: judged_end, events: events.clone(), store: store.clone() },
+        wanted_rules,
+        rules::Ports { readings: judged, events: events.clone(), store: store.clone() },
         &stages.work,
     )
     .await
@@ -293,6 +296,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         road,
         config,
         coap: coap_config,
+        rules: rules_config,
         web,
         questions: questions_end,
         restarts,

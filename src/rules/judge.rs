@@ -35,26 +35,49 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// `active` are the alarms that stand already, as (device, rule). Silence counts from the beginning.
-    pub fn new(rules: Vec<Rule>, active: &[(DeviceId, String)]) -> Self {
+    /// `active` are the alarms that stand already, as (device, rule). Silence counts from `now`.
+    pub fn new(rules: Vec<Rule>, active: &[(DeviceId, String)], now: Duration) -> Self {
         let mut cells: HashMap<(usize, DeviceId), Cell> = HashMap::new();
+        let fresh = || Cell { heard: now, ..Cell::default() };
         for (index, rule) in rules.iter().enumerate() {
             for (device, name) in active.iter().filter(|(_, name)| *name == rule.name) {
                 tracing::debug!(%device, rule = name, "an alarm still stands");
-                cells.entry((index, device.clone())).or_default().active = true;
+                cells.entry((index, device.clone())).or_insert_with(fresh).active = true;
             }
             if let (When::Absent(_), Some(device)) = (rule.when, &rule.device) {
-                cells.entry((index, device.clone())).or_default();
+                cells.entry((index, device.clone())).or_insert_with(fresh);
             }
         }
         Self { rules, cells }
+    }
+
+    /// Goes over to other rules. What a rule that stays as it is knows, it keeps; an alarm of a rule that changed stays
+    /// until the new one finds it well; alarms of rules that are gone end now.
+    pub fn change_rules(&mut self, rules: Vec<Rule>, now: Duration) -> Vec<Change> {
+        let old = std::mem::replace(self, Judge::new(rules, &[], now));
+        let mut ended = Vec::new();
+        for ((index, device), cell) in old.cells {
+            let Some(before) = old.rules.get(index) else { continue };
+            match self.rules.iter().position(|rule| rule.name == before.name) {
+                Some(place) if self.rules[place] == *before => {
+                    self.cells.insert((place, device), cell);
+                }
+                Some(place) if cell.active && self.rules[place].is_about(&device) => {
+                    self.cells.insert((place, device), Cell { since: None, heard: now, ..cell });
+                }
+                _ if cell.active => ended.push(before.change(&device, None)),
+                _ => {}
+            }
+        }
+        ended.sort_by(|a, b| (&a.device, &a.rule).cmp(&(&b.device, &b.rule)));
+        ended
     }
 
     /// A reading that came at `now`, counted from the beginning.
     pub fn reading(&mut self, reading: &Reading, now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
-            if rule.device.as_ref().is_some_and(|device| *device != reading.device) {
+            if !rule.is_about(&reading.device) {
                 continue;
             }
             let good = |s: &&crate::model::reading::Sample| *s.name == *rule.value && s.quality.is_good();
@@ -95,6 +118,10 @@ impl Judge {
 }
 
 impl Rule {
+    fn is_about(&self, device: &DeviceId) -> bool {
+        self.device.as_ref().is_none_or(|named| named == device)
+    }
+
     fn look(&self, device: &DeviceId, cell: &mut Cell, now: Duration) -> Option<Change> {
         if cell.active {
             return None;
@@ -145,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_value_must_hold_before_it_is_an_alarm_and_fall_to_clear_before_it_is_none() {
-        let mut judge = Judge::new(vec![rule(When::Above { limit: 80.0, clear: 75.0 }, 10)], &[]);
+        let mut judge = Judge::new(vec![rule(When::Above { limit: 80.0, clear: 75.0 }, 10)], &[], at(0));
         assert!(judge.reading(&reading(81.0), at(0)).is_empty());
         assert!(judge.reading(&reading(79.0), at(5)).is_empty());
         assert!(judge.reading(&reading(82.0), at(6)).is_empty());
@@ -160,7 +187,7 @@ mod tests {
     #[test]
     fn absence_is_an_alarm_and_a_bad_value_does_not_end_it() {
         let absent = Rule { device: Some(DeviceId::new("d").expect("id")), ..rule(When::Absent(at(60)), 0) };
-        let mut judge = Judge::new(vec![absent.clone()], &[]);
+        let mut judge = Judge::new(vec![absent.clone()], &[], at(0));
         assert!(judge.tick(at(60)).is_empty());
         assert_eq!(judge.tick(at(61)).len(), 1);
         let mut bad = reading(1.0);
@@ -168,16 +195,28 @@ mod tests {
         assert!(judge.reading(&bad, at(62)).is_empty());
         assert_eq!(judge.reading(&reading(1.0), at(63))[0].raised, None);
         // An alarm that stands through a restart is not raised again, and is cleared.
-        let mut judge = Judge::new(vec![absent], &[(DeviceId::new("d").expect("id"), "r".into())]);
+        let mut judge = Judge::new(vec![absent], &[(DeviceId::new("d").expect("id"), "r".into())], at(0));
         assert!(judge.tick(at(100)).is_empty());
         assert_eq!(judge.reading(&reading(1.0), at(101))[0].raised, None);
+    }
+
+    #[test]
+    fn other_rules_keep_what_stays_and_end_what_is_gone() {
+        let named = |name: &str, limit| Rule { name: name.into(), ..rule(When::Above { limit, clear: limit }, 0) };
+        let mut judge = Judge::new(vec![named("hot", 80.0), named("warm", 40.0), named("mild", 20.0)], &[], at(0));
+        assert_eq!(judge.reading(&reading(90.0), at(1)).len(), 3);
+        let ended = judge.change_rules(vec![named("mild", 20.0), named("hot", 95.0)], at(2));
+        assert_eq!(ended.iter().map(|c| (c.rule.as_str(), c.raised.is_none())).collect::<Vec<_>>(), [("warm", true)]);
+        // "mild" stands and is not raised twice; "hot" is judged by its new limit.
+        let changes = judge.reading(&reading(91.0), at(3));
+        assert_eq!(changes.iter().map(|c| (c.rule.as_str(), c.raised.is_none())).collect::<Vec<_>>(), [("hot", true)]);
     }
 
     proptest! {
         /// Raised and cleared take turns, whatever is measured, and the last word fits the last value.
         #[test]
         fn an_alarm_is_raised_and_cleared_by_turns(values in prop::collection::vec(0.0f64..100.0, 1..60)) {
-            let mut judge = Judge::new(vec![rule(When::Below { limit: 20.0, clear: 30.0 }, 0)], &[]);
+            let mut judge = Judge::new(vec![rule(When::Below { limit: 20.0, clear: 30.0 }, 0)], &[], at(0));
             let mut active = false;
             for (second, value) in values.iter().enumerate() {
                 for change in judge.reading(&reading(*value), at(second as u64)) {

@@ -2,16 +2,16 @@
 
 mod judge;
 
-use std::time::Duration;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval},
 };
 
 use self::judge::{Change, Judge};
 use crate::{
-    bus::Events,
+    bus::{Events, WORK},
     clock,
     config::rules::Rule,
     model::{alarm::Alarm, event::Event, ids::DeviceId, reading::Reading},
@@ -25,7 +25,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// What the room is wired to.
 pub struct Ports {
     /// Held on the other side by the keeper, as [`crate::bus::Readings`].
-    pub readings: mpsc::Receiver<std::sync::Arc<Reading>>,
+    pub readings: watch::Sender<Option<mpsc::Sender<Arc<Reading>>>>,
     pub events: Events,
     pub store: Store,
 }
@@ -46,9 +46,18 @@ impl Alarms {
     }
 }
 
-/// Starts the task. Alarms whose rule is gone are cleared: nothing else would ever do it.
-pub async fn start(rules: Vec<Rule>, ports: Ports, tasks: &Tasks) -> Result<Alarms, StoreError> {
-    let Ports { mut readings, events, store } = ports;
+/// Starts the task, which follows `wanted` while it runs. Alarms whose rule is gone are cleared: nothing else would
+/// ever do it.
+pub async fn start(
+    mut wanted: watch::Receiver<Arc<Vec<Rule>>>,
+    ports: Ports,
+    tasks: &Tasks,
+) -> Result<Alarms, StoreError> {
+    let Ports { readings: told, events, store } = ports;
+    let rules = wanted.borrow_and_update().to_vec();
+    let (to_us, mut readings) = mpsc::channel(WORK);
+    let listen = move |rules: &[Rule]| drop(told.send_replace((!rules.is_empty()).then(|| to_us.clone())));
+    listen(&rules);
     let mut active = Vec::new();
     for alarm in store.alarms().await?.into_iter().filter(|alarm| alarm.active) {
         if rules.iter().any(|rule| rule.name == alarm.kind) {
@@ -57,13 +66,13 @@ pub async fn start(rules: Vec<Rule>, ports: Ports, tasks: &Tasks) -> Result<Alar
             store.step_alarm(&alarm.device, &alarm.kind, AlarmStep::Clear, clock::now()).await?;
         }
     }
-    let (mut judge, began, stop) = (Judge::new(rules, &active), Instant::now(), tasks.stopping());
+    let (mut judge, began, stop) = (Judge::new(rules, &active, Duration::ZERO), Instant::now(), tasks.stopping());
     let alarms = Alarms(store.clone());
     tasks.spawn("rules", async move {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Steps that the disk refused, in order; tried again before any newer one.
-        let mut waiting: std::collections::VecDeque<Change> = std::collections::VecDeque::new();
+        let mut waiting: VecDeque<Change> = VecDeque::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -71,6 +80,11 @@ pub async fn start(rules: Vec<Rule>, ports: Ports, tasks: &Tasks) -> Result<Alar
                     Some(reading) => waiting.extend(judge.reading(&reading, began.elapsed())),
                     None => return,
                 },
+                Ok(()) = wanted.changed() => {
+                    let rules = wanted.borrow_and_update().to_vec();
+                    listen(&rules);
+                    waiting.extend(judge.change_rules(rules, began.elapsed()));
+                }
                 _ = beat.tick() => waiting.extend(judge.tick(began.elapsed())),
             }
             while let Some(change) = waiting.front() {
@@ -101,8 +115,6 @@ async fn write(store: &Store, events: &Events, change: &Change) -> Result<(), St
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
         config::rules::When,
@@ -119,7 +131,7 @@ mod tests {
         let (store, _thread) = Store::open(folder.path()).expect("store");
         let (tasks, events) = (Tasks::new(), Events::new());
         let (mut watch, device) = (events.watch(), DeviceId::new("oven").expect("id"));
-        let (readings_in, readings) = mpsc::channel(8);
+        let (readings, keeper) = watch::channel(None);
         let hot = Rule {
             name: "hot".into(),
             device: None,
@@ -129,17 +141,20 @@ mod tests {
             severity: Severity::Critical,
         };
         let ports = Ports { readings, events: events.clone(), store: store.clone() };
-        let alarms = start(vec![hot], ports, &tasks).await.expect("start");
+        let alarms = start(watch::channel(Arc::new(vec![hot])).1, ports, &tasks).await.expect("start");
         let samples = vec![Sample::good("t", Value::Float(99.0))];
         let reading = Reading { device: device.clone(), ts: Millis(0), samples };
-        readings_in.send(Arc::new(reading)).await.expect("open");
+        let to_rules = keeper.borrow().clone().expect("there is a rule");
+        to_rules.send(Arc::new(reading)).await.expect("open");
         let Ok(Event::Alarm { severity, text, .. }) = watch.recv().await else { panic!("no alarm") };
         assert_eq!((severity, text.as_str()), (Severity::Critical, "t is 99, above 80"));
         alarms.acknowledge(&device, "hot", "ada").await.expect("stored").expect("acknowledged");
         tasks.stop_and_wait().await;
-        let (_, readings) = mpsc::channel(8);
+        let (readings, keeper) = watch::channel(None);
         let ports = Ports { readings, events, store };
-        let alarms = start(Vec::new(), ports, &Tasks::new()).await.expect("start");
+        let (_rules, wanted) = watch::channel(Arc::default());
+        let alarms = start(wanted, ports, &Tasks::new()).await.expect("start");
+        assert!(keeper.borrow().is_none(), "no rule, no readings");
         let list = alarms.list().await.expect("read");
         assert_eq!((list[0].active, list[0].acknowledged, list[0].count), (false, true, 1));
     }

@@ -56,7 +56,7 @@ pub(super) struct Keeping {
     pub asks: UpdateAskSender,
     pub signs: Signs,
     pub outcomes: Outcomes,
-    pub readings: Option<Readings>,
+    pub readings: Readings,
     pub tasks: Tasks,
     pub children: HashMap<DeviceId, Child>,
     pub budget: Budget,

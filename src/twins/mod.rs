@@ -63,8 +63,7 @@ pub struct Ports {
     pub asks: UpdateAskSender,
     pub signs: Signs,
     pub outcomes: Outcomes,
-    /// Only where a rule exists.
-    pub readings: Option<Readings>,
+    pub readings: Readings,
 }
 
 /// Begins to keep. The keeper ends when its tasks are told to stop, after it has taken in what is queued.

@@ -80,7 +80,7 @@ impl Keeping {
                 return self.refuse(&device, &voice::child(&device, "telemetry"), refusal, reply);
             }
         };
-        let told = self.events.watched() || self.readings.is_some();
+        let told = self.told();
         let budget = &mut self.budget;
         let latest = &mut self.children.entry(device.clone()).or_default().latest;
         for set in &message.sets {
@@ -173,7 +173,7 @@ impl Keeping {
         let mut mirrored = body;
         mirrored.insert("ts".to_owned(), Json::from(ts.0));
         self.voice.mirror(voice::child(device, "telemetry"), Json::Object(mirrored).to_string().into_bytes());
-        if self.events.watched() || self.readings.is_some() {
+        if self.told() {
             gathered.after.push(After::Reading(Arc::new(reading)));
         }
     }
@@ -224,7 +224,7 @@ impl Keeping {
                 }
                 After::Outcome(outcome) => self.tell_outcome(outcome),
                 After::Reading(reading) => {
-                    if let Some(readings) = &self.readings
+                    if let Some(readings) = &*self.readings.borrow()
                         && readings.try_send(reading.clone()).is_err()
                     {
                         tracing::debug!("the rules are busy; a reading was logged and not judged");
@@ -235,6 +235,11 @@ impl Keeping {
                 }
             }
         }
+    }
+
+    /// Whether anybody looks at single readings.
+    fn told(&self) -> bool {
+        self.events.watched() || self.readings.borrow().is_some()
     }
 
     pub fn tell_outcome(&self, outcome: Outcome) {

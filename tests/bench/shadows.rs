@@ -18,7 +18,7 @@ use headgate::{
     tasks::Tasks,
     twins::{self, Settings},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 const SHADOWS: usize = 5_000;
 const RATE: u64 = 2_000;
@@ -84,7 +84,7 @@ async fn run(folder: &std::path::Path, seconds: u64) {
         asks: mpsc::channel(1).0,
         signs: mpsc::channel(1).0,
         outcomes: mpsc::channel(1).0,
-        readings: None,
+        readings: watch::channel(None).1,
     };
     let keeper = twins::start(Settings::default(), ports, &tasks);
     let (tell, accepted) = mpsc::channel(65_536);

@@ -21,7 +21,7 @@ use headgate::{
     twins::{self, Keeper, Settings},
 };
 use serde_json::Value as Json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub struct Gateway {
     pub keeper: Keeper,
@@ -82,7 +82,7 @@ impl Gateway {
             asks: asks_end,
             signs: signs_end,
             outcomes: outcomes_end,
-            readings: Some(readings_end),
+            readings: watch::channel(Some(readings_end)).1,
         };
         let keeper = twins::start(settings, ports, &tasks);
         let thread = Some(thread);
