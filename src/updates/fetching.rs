@@ -33,6 +33,22 @@ pub(super) struct Fetching {
     pub(super) stop: CancellationToken,
 }
 
+/// How far a transfer came before it broke, and how often it broke since without coming further.
+#[derive(Default)]
+pub(super) struct Broken {
+    reached: u64,
+    fruitless: u32,
+}
+
+impl Broken {
+    /// How long to wait before the next try: a line that carries some bytes each time is worth asking again soon.
+    fn wait(&mut self, reached: u64) -> Duration {
+        self.fruitless = if reached > self.reached { 0 } else { self.fruitless.saturating_add(1) };
+        self.reached = reached;
+        back_off(self.fruitless)
+    }
+}
+
 pub(super) type Fetched = (Digest, Result<(), Missing>);
 
 impl Worker {
@@ -86,6 +102,15 @@ impl Worker {
 
     pub(super) async fn fetched(&mut self, digest: Digest, result: Result<(), Missing>) {
         let Some(fetching) = self.fetching.remove(&digest) else { return };
+        let wait = match &result {
+            Err(Missing::Later(_)) => {
+                self.broken.entry(digest).or_default().wait(fetching.done.load(Ordering::Relaxed))
+            }
+            _ => {
+                self.broken.remove(&digest);
+                Duration::ZERO
+            }
+        };
         let waiting = |update: &&ChildUpdate| {
             update.stage == Stage::Fetching && Digest::parse(&update.order.sha256) == Some(digest)
         };
@@ -110,7 +135,7 @@ impl Worker {
                 }
                 Err(missing) => {
                     let (why, wait) = match missing {
-                        Missing::Later(why) => (Some(why.clone()), back_off(update.attempts)),
+                        Missing::Later(why) => (Some(why.clone()), wait),
                         // Another order's place failed, or the fetch was stopped for one that was withdrawn.
                         Missing::Never(_) | Missing::Stopped => (None, Duration::ZERO),
                     };
@@ -127,8 +152,8 @@ impl Worker {
 }
 
 /// Doubles from one second to fifteen minutes, half of it by chance.
-fn back_off(attempts: u32) -> Duration {
-    let full = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(LAST_RETRY);
+fn back_off(fruitless: u32) -> Duration {
+    let full = FIRST_RETRY.saturating_mul(1 << fruitless.min(16)).min(LAST_RETRY);
     let mut byte = [0];
     let _ = aws_lc_rs::rand::fill(&mut byte);
     full / 2 + full * u32::from(byte[0]) / 512
@@ -140,9 +165,22 @@ mod tests {
 
     #[test]
     fn retries_back_off_within_bounds() {
-        for attempts in 0..40 {
-            let wait = back_off(attempts);
-            assert!(wait >= FIRST_RETRY / 2 && wait <= LAST_RETRY, "{attempts}: {wait:?}");
+        for fruitless in 0..40 {
+            let wait = back_off(fruitless);
+            assert!(wait >= FIRST_RETRY / 2 && wait <= LAST_RETRY, "{fruitless}: {wait:?}");
         }
+    }
+
+    #[test]
+    fn a_line_that_carries_something_each_time_is_asked_again_soon() {
+        let mut broken = Broken::default();
+        for reached in 1..50 {
+            assert!(broken.wait(reached) <= FIRST_RETRY);
+        }
+        for _ in 0..20 {
+            broken.wait(49);
+        }
+        assert!(broken.wait(49) >= LAST_RETRY / 2, "a dead one is left alone for longer and longer");
+        assert!(broken.wait(50) <= FIRST_RETRY);
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ports, Request, Settings, Updates,
-    fetching::{Fetched, Fetching},
+    fetching::{Broken, Fetched, Fetching},
     verify::{Digest, acceptable},
 };
 use crate::{
@@ -40,6 +40,8 @@ pub(super) struct Worker {
     pub(super) updates: BTreeMap<DeviceId, ChildUpdate>,
     publish: watch::Sender<Arc<Vec<ChildUpdate>>>,
     pub(super) fetching: HashMap<Digest, Fetching>,
+    /// Images whose transfer broke.
+    pub(super) broken: HashMap<Digest, Broken>,
     pub(super) fetched: (mpsc::Sender<Fetched>, mpsc::Receiver<Fetched>),
     /// What children last said they run.
     pub(super) running: HashMap<DeviceId, String>,
@@ -71,6 +73,7 @@ impl Worker {
             updates,
             publish,
             fetching: HashMap::new(),
+            broken: HashMap::new(),
             fetched: mpsc::channel(16),
             running: HashMap::new(),
         }
