@@ -168,9 +168,8 @@ async fn a_dead_wire_and_a_cut_one_lose_nothing() {
             wire.heal();
             cloud.wait("what was kept", Duration::from_secs(20), arrived("a", n));
         }
-        // What a dead connection still held may come between what the new one sends: complete, not ordered.
-        let seqs: BTreeSet<u64> = cloud.records("a", "telemetry").iter().filter_map(|r| r["seq"].as_u64()).collect();
-        assert_eq!(seqs, (1..=n as u64).collect(), "nothing is missing");
+        // A connection that died has delivered the beginning of what it held, the next one begins at the cursor.
+        is_whole(&cloud, "a", n as u64, true);
         let late = cloud.records("a", "telemetry").iter().filter(|record| record["late"] == true).count();
         assert!(late >= 4 * 150, "{late} were late");
         gateway.is("live again", |state| *state == LinkState::Live).await;
