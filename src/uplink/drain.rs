@@ -4,90 +4,17 @@
 //! cursor follows the lowest that is missing. With `live_first` the telemetry lane has two ends: what is appended from
 //! now on goes first, what is older fills the time between.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use super::dialect::native::Native;
-use crate::model::{
-    ids::DeviceId,
-    record::{Kind, Lane, Record},
+use super::{
+    acked::Acked,
+    batches::{Bounds, Outgoing, Oversize, publishes},
+    dialect::native::Native,
 };
+use crate::model::record::{Lane, Record};
 
 /// Records read ahead per stretch at most.
 pub const AHEAD: usize = 8192;
-
-/// How much goes into one publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    pub records: usize,
-    /// A batch is closed at this size.
-    pub bytes: usize,
-    /// What is larger cannot be sent at all.
-    pub most: usize,
-}
-
-/// A publish that is ready to go.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Outgoing {
-    pub topic: String,
-    pub payload: Vec<u8>,
-    pub retain: bool,
-    pub lane: Lane,
-    /// The positions in it.
-    pub positions: Vec<u64>,
-    pub late: bool,
-}
-
-/// A record that no publish can carry.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Oversize {
-    pub lane: Lane,
-    pub position: u64,
-    pub device: DeviceId,
-    pub seq: u64,
-    pub ts: i64,
-    pub bytes: usize,
-}
-
-/// Acknowledged positions: all up to the cursor, and stretches after it.
-#[derive(Debug, Default, Clone)]
-pub struct Acked {
-    cursor: u64,
-    /// First to last, neither touching nor overlapping.
-    stretches: BTreeMap<u64, u64>,
-}
-
-impl Acked {
-    pub fn new(cursor: u64) -> Self {
-        Self { cursor, stretches: BTreeMap::new() }
-    }
-
-    pub fn cursor(&self) -> u64 {
-        self.cursor
-    }
-
-    pub fn add(&mut self, position: u64) {
-        self.add_all(position, position);
-    }
-
-    /// Adds a stretch, both ends included.
-    pub fn add_all(&mut self, first: u64, last: u64) {
-        let (mut first, mut last) = (first.max(self.cursor + 1), last);
-        if last < first {
-            return;
-        }
-        while let Some((&start, &end)) = self.stretches.range(..=last.saturating_add(1)).next_back()
-            && end.saturating_add(1) >= first
-        {
-            (first, last) = (first.min(start), last.max(end));
-            self.stretches.remove(&start);
-        }
-        if first == self.cursor + 1 {
-            self.cursor = last;
-        } else {
-            self.stretches.insert(first, last);
-        }
-    }
-}
 
 /// A stretch of a lane that is read in order.
 #[derive(Debug, Default)]
@@ -271,67 +198,16 @@ fn take(reader: &mut Reader, lane: usize, late: u64, bounds: Bounds, late_allowe
     taken
 }
 
-/// Groups records by device, in order, and cuts where a publish is full.
-fn publishes(
-    native: &Native,
-    lane: Lane,
-    records: Vec<Record>,
-    late: u64,
-    bounds: Bounds,
-    oversize: &mut Vec<Oversize>,
-) -> Vec<Outgoing> {
-    let mut done: Vec<Outgoing> = Vec::new();
-    let mut open: HashMap<DeviceId, usize> = HashMap::new();
-    for record in records {
-        let is_late = record.position <= late;
-        let mut payload = Vec::with_capacity(record.record.body.len() + 64);
-        native.encode(&record, is_late, &mut payload);
-        if payload.len() + 2 > bounds.most {
-            oversize.push(Oversize {
-                lane,
-                position: record.position,
-                device: record.record.device,
-                seq: record.seq,
-                ts: record.record.ts.0,
-                bytes: payload.len(),
-            });
-            continue;
-        }
-        let batches = record.record.kind == Kind::Telemetry && bounds.records > 1;
-        if batches && let Some(&index) = open.get(&record.record.device) {
-            let batch = &mut done[index];
-            if batch.positions.len() < bounds.records && batch.payload.len() + payload.len() + 2 <= bounds.bytes {
-                batch.payload.push(b',');
-                batch.payload.extend_from_slice(&payload);
-                batch.positions.push(record.position);
-                continue;
-            }
-        }
-        if batches {
-            open.insert(record.record.device.clone(), done.len());
-        }
-        done.push(Outgoing {
-            topic: native.topic_of(&record),
-            payload,
-            retain: record.record.kind == Kind::Status,
-            lane,
-            positions: vec![record.position],
-            late: is_late,
-        });
-    }
-    for batch in done.iter_mut().filter(|batch| batch.positions.len() > 1) {
-        batch.payload.insert(0, b'[');
-        batch.payload.push(b']');
-    }
-    done
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{record::NewRecord, time::Millis};
+    use crate::model::{
+        ids::DeviceId,
+        record::{Kind, NewRecord},
+        time::Millis,
+    };
 
     fn record(device: &str, position: u64) -> Record {
         let record = NewRecord {

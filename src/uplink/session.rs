@@ -1,21 +1,24 @@
 //! One connection from CONNACK to its end: publishes go out, acknowledgements move the cursor, orders come in.
 
+mod inward;
+mod outward;
+
 use std::{
     future::Future,
     pin::Pin,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    Road,
-    drain::{Bounds, Drain, Outgoing, Wanted},
-    flights::{Cargo, Flights},
-    inbox::{Inbox, Settled},
-    wire::{Down, Verdict, Wire, WireEvent},
+    batches::{Bounds, Outgoing},
+    drain::{Drain, Wanted},
+    flights::Flights,
+    inbox::Inbox,
+    road::Road,
+    wire::{Down, Wire},
 };
 use crate::{
     clock,
@@ -24,7 +27,7 @@ use crate::{
         ids::DeviceId,
         record::{Lane, Record},
     },
-    store::{StoreError, faults},
+    store::StoreError,
 };
 
 /// How often cursors are written down, the link is judged and the state is told.
@@ -217,174 +220,6 @@ impl<'r> Session<'r> {
         self.children = now;
     }
 
-    /// Publishes as much as there is room for, and reads ahead.
-    async fn send(&mut self) -> Result<(), Down> {
-        self.refill();
-        while self.flights.has_room() {
-            if self.ready.is_empty() {
-                self.make_ready().await?;
-            }
-            let Some(out) = self.ready.pop_front() else { break };
-            let bytes = out.payload.len() + out.topic.len() + 8;
-            if !self.wire.publish(out.topic, out.payload, out.retain) {
-                return Err(Down::new("the client's queue is full"));
-            }
-            self.road.counters.sent(bytes);
-            if faults::planted("cursor-before-puback") {
-                self.drain.acknowledge(out.lane, &out.positions);
-            }
-            let cargo = Cargo::Records { lane: out.lane, positions: out.positions };
-            self.flights.queue(cargo, bytes, Instant::now());
-        }
-        if self.reading.is_none()
-            && let Some(wanted) = self.drain.wanted()
-        {
-            let store = self.road.store.clone();
-            self.reading = Some(Box::pin(async move {
-                let read = store.read_after(wanted.lane, wanted.after, wanted.records, 2 << 20).await;
-                (wanted, read)
-            }));
-        }
-        self.road.counters.in_flight(self.flights.len() as u64);
-        Ok(())
-    }
-
-    async fn make_ready(&mut self) -> Result<(), Down> {
-        let mut oversize = Vec::new();
-        let allowed = if self.road.config.backlog_rate == 0 { usize::MAX } else { self.tokens.max(0.0) as usize };
-        let lanes = self.road.budget.lanes(clock::now());
-        // A batch that takes a slow link longer than it is waited for would never be acknowledged.
-        let bounds = Bounds { bytes: self.bounds.bytes.min(self.flights.window / 2), ..self.bounds };
-        let out = self.drain.next(bounds, lanes, allowed, &mut oversize);
-        let late: usize = out.iter().filter(|out| out.late).map(|out| out.positions.len()).sum();
-        self.tokens -= late as f64;
-        self.ready.extend(out);
-        for record in oversize {
-            tracing::error!(device = %record.device, seq = record.seq, bytes = record.bytes, most = self.bounds.most,
-                "a record is larger than the broker takes; set aside and declared");
-            let ts = crate::model::time::Millis(record.ts);
-            self.aside(record.device, record.lane, record.seq, ts, record.position, "too-large").await?;
-        }
-        Ok(())
-    }
-
-    async fn aside(
-        &mut self,
-        device: DeviceId,
-        lane: Lane,
-        seq: u64,
-        ts: crate::model::time::Millis,
-        position: u64,
-        cause: &str,
-    ) -> Result<(), Down> {
-        let done = self.road.store.set_aside(device, lane, seq, ts, cause).await;
-        done.map_err(|error| Down::new(format!("a loss cannot be declared: {error}")))?;
-        self.drain.acknowledge(lane, &[position]);
-        Ok(())
-    }
-
-    fn refill(&mut self) {
-        let rate = f64::from(self.road.config.backlog_rate);
-        let now = Instant::now();
-        let earned = rate * now.saturating_duration_since(self.refilled).as_secs_f64();
-        self.tokens = (self.tokens + earned).min(rate);
-        self.refilled = now;
-    }
-
-    /// One event, and all that are there already.
-    async fn events(&mut self, first: Result<WireEvent, Down>) -> Result<(), Down> {
-        self.event(first?).await?;
-        for _ in 0..256 {
-            let Some(event) = self.wire.next().now_or_never() else { break };
-            self.event(event?).await?;
-        }
-        Ok(())
-    }
-
-    async fn event(&mut self, event: WireEvent) -> Result<(), Down> {
-        match event {
-            WireEvent::Sent(id) => self.flights.sent(id, Instant::now()),
-            WireEvent::Acked { id, verdict } => {
-                self.road.counters.received(4);
-                if let Some(cargo) = self.flights.acked(id, Instant::now()) {
-                    self.landed(cargo, verdict).await?;
-                }
-            }
-            WireEvent::Message(message) => {
-                self.road.counters.received(message.payload.len() + message.topic.len() + 8);
-                if let Some(settled) = self.inbox.accept(message) {
-                    self.settle(settled);
-                }
-            }
-            WireEvent::Subscribed { refused } if refused > 0 => {
-                let text =
-                    format!("the broker refused {refused} subscriptions: orders for some devices will not arrive");
-                tracing::warn!(refused, "the broker refused subscriptions");
-                self.road.counters.error(text);
-            }
-            WireEvent::Subscribed { .. } | WireEvent::Up { .. } | WireEvent::Other => {}
-        }
-        Ok(())
-    }
-
-    async fn landed(&mut self, cargo: Cargo, verdict: Verdict) -> Result<(), Down> {
-        let Cargo::Records { lane, positions } = cargo else { return Ok(()) };
-        match verdict {
-            Verdict::Good => {
-                self.acks += 1;
-                self.road.narrow_again();
-                self.road.counters.acknowledged(positions.len() as u64);
-                self.drain.acknowledge(lane, &positions);
-                Ok(())
-            }
-            // What is behind it must not overtake it: the connection begins anew at the cursor.
-            Verdict::Later(reason) => Err(Down::new(format!("the broker asks to wait: {reason}"))),
-            Verdict::NotAllowed(reason) => {
-                Err(Down::refused(format!("the broker does not allow a publish ({} lane): {reason}", lane.name())))
-            }
-            Verdict::Never(reason) => {
-                tracing::error!(reason, records = positions.len(), "the broker will never take this; set aside");
-                for position in positions {
-                    let read = self.road.store.read_after(lane, position - 1, 1, 1).await;
-                    let record = read.ok().and_then(|records| records.into_iter().next());
-                    if let Some(record) = record.filter(|record| record.position == position) {
-                        let Record { seq, record, .. } = record;
-                        self.aside(record.device, lane, seq, record.ts, position, "refused").await?;
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Answers and acknowledges a message of the cloud.
-    fn settle(&mut self, settled: Settled) {
-        if let Some(refused) = settled.refused {
-            tracing::warn!(topic = refused.topic, code = ?refused.refusal.code, reason = refused.refusal.message, "an order was refused");
-            let body = json!({
-                "topic": refused.topic, "code": refused.refusal.code, "message": refused.refusal.message,
-                "ts": clock::now(),
-            });
-            let body = body.to_string().into_bytes();
-            if let Some((topic, correlation)) = refused.response
-                && self.wire.answer(topic, correlation, body.clone())
-            {
-                self.flights.queue(Cargo::Aside, body.len(), Instant::now());
-            }
-            let device = refused.device.unwrap_or_else(|| self.road.gateway.clone());
-            self.publish_aside(self.road.native.topic(&device, "errors"), body, false);
-        }
-        self.wire.acknowledge(&settled.receipt);
-    }
-
-    fn publish_aside(&mut self, topic: String, body: Vec<u8>, retain: bool) {
-        let bytes = body.len() + topic.len() + 8;
-        if self.wire.publish(topic, body, retain) {
-            self.road.counters.sent(bytes);
-            self.flights.queue(Cargo::Aside, bytes, Instant::now());
-        }
-    }
-
     async fn tick(&mut self) -> Result<(), Down> {
         let now = Instant::now();
         if self.flights.is_dead(now) {
@@ -418,31 +253,6 @@ impl<'r> Session<'r> {
             Ok(()) => self.saved = now,
             // It is only a repetition that this costs.
             Err(error) => tracing::warn!(%error, "the cursor could not be written down"),
-        }
-    }
-
-    /// A connection that ends again and again over the same first publish: it may be too large for a broker that
-    /// cannot say so.
-    async fn judge_end(&mut self, end: &End) {
-        let End::Down(down) = end else { return };
-        let Some(Cargo::Records { lane, positions }) = self.flights.oldest().cloned() else { return };
-        if self.acks > 0 || down.reason.contains("link is dead") {
-            return;
-        }
-        self.road.barren += 1;
-        if self.road.barren >= 2 {
-            self.road.narrow = (self.bounds.bytes / 4).max(1024);
-        }
-        if self.road.barren >= 8 && positions.len() == 1 {
-            let read = self.road.store.read_after(lane, positions[0] - 1, 1, 1).await;
-            let record = read.ok().and_then(|records| records.into_iter().next());
-            if let Some(Record { seq, position, record, .. }) = record
-                && record.body.len() > 4096
-            {
-                tracing::error!(device = %record.device, seq, bytes = record.body.len(), "the broker ends the connection over this record; set aside and declared");
-                let _ = self.aside(record.device, lane, seq, record.ts, position, "too-large").await;
-                self.road.barren = 0;
-            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The append-only log: records in blocks, one sequence per lane, a cursor per consumer.
 
 mod block;
+mod flush;
+mod mend;
 mod retention;
 mod status;
 mod tail;

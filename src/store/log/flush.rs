@@ -1,0 +1,136 @@
+//! A group on its way to disk: room is made, records become blocks, the numbers of streams are written down.
+
+use rusqlite::Connection;
+
+use super::{
+    Gap, Limits, SQL, Written,
+    block::{Packer, Press},
+    tail::{Pending, Tail},
+};
+use crate::{model::record::Lane, store::StoreError};
+
+/// A block that is stored in no more than this stays in one page of the database and is filled up by later commits:
+/// the page is written anyway, and fuller blocks compress better.
+const ONE_PAGE: usize = 3900;
+/// A block that would be filled up is first unpacked at most this large.
+const FILL: usize = 16 << 10;
+/// A block is closed at this size before compression, so that a reader unpacks little for what it wants.
+const MOST_RAW: usize = 64 << 10;
+const MOST_RECORDS: u64 = 4096;
+/// After so many records the numbers of all streams are written down: what a start must unpack.
+const SNAPSHOT: u64 = 20_000;
+
+/// The last block of a lane, when more fits into it.
+pub(super) struct Open {
+    pub first: u64,
+    packer: Packer,
+}
+
+impl Tail {
+    /// Makes room and writes the group's records as blocks, inside the current transaction.
+    pub fn flush(&mut self, connection: &Connection, limits: Limits) -> Result<(), StoreError> {
+        if self.pending.is_empty() && self.unstored.is_empty() {
+            return Ok(());
+        }
+        let bytes: usize = self.pending.iter().map(|pending| pending.record.body.len() + 64).sum();
+        self.make_room(connection, limits, bytes as u64 / 4096 + 8)?;
+        if !self.unstored.is_empty() {
+            self.declare_unstored(connection)?;
+        }
+        for (device, lane) in std::mem::take(&mut self.based) {
+            let gap = Gap { device, lane, from_seq: 1, to_seq: self.base, ..Gap::damage() };
+            self.declare(connection, gap)?;
+        }
+        if !self.boot_saved {
+            connection.prepare_cached("INSERT OR IGNORE INTO log_boots (boot) VALUES (?1)")?.execute([self.boot])?;
+        }
+        // Kept until the commit: what fails is tried again from here.
+        let pending = std::mem::take(&mut self.pending);
+        let result = self.flush_pending(connection, &pending);
+        self.pending = pending;
+        result?;
+        if self.lanes.iter().map(|lane| lane.next - 1 - lane.snapshot).sum::<u64>() >= SNAPSHOT {
+            self.snapshot(connection)?;
+        }
+        Ok(())
+    }
+
+    fn flush_pending(&mut self, connection: &Connection, pending: &[Pending]) -> Result<(), StoreError> {
+        for lane in Lane::ALL {
+            self.flush_lane(connection, lane, pending.iter().filter(|p| p.lane == lane))?;
+        }
+        for one in pending {
+            if !self.dirty.contains(&one.record.device) {
+                self.dirty.insert(one.record.device.clone());
+            }
+            self.written.body_bytes += one.record.body.len() as u64;
+        }
+        self.written.records += pending.len() as u64;
+        Ok(())
+    }
+
+    fn flush_lane<'p>(
+        &mut self,
+        connection: &Connection,
+        lane: Lane,
+        records: impl Iterator<Item = &'p Pending>,
+    ) -> Result<(), StoreError> {
+        let mut records = records.peekable();
+        if records.peek().is_none() {
+            return Ok(());
+        }
+        let (boot, lived) = (self.boot, self.lived());
+        let end = &mut self.lanes[lane as usize];
+        let mut open = end.open.take().unwrap_or_else(|| Open { first: end.next, packer: Packer::default() });
+        for pending in records {
+            let full = open.packer.raw_len() >= MOST_RAW || open.packer.count >= MOST_RECORDS;
+            if full {
+                write_block(connection, lane, &open, (boot, lived), &mut self.press, &mut self.written)?;
+                open = Open { first: end.next, packer: Packer::default() };
+            }
+            open.packer.add(pending.seq, pending.untrusted, &pending.record);
+            end.next += 1;
+        }
+        let size = write_block(connection, lane, &open, (boot, lived), &mut self.press, &mut self.written)?;
+        // A little less than a page: what comes next has to fit in as well.
+        if size < ONE_PAGE - 200 && open.packer.raw_len() < FILL {
+            end.open = Some(open);
+        }
+        Ok(())
+    }
+
+    /// Writes down the numbers of all streams that changed.
+    pub(in crate::store) fn snapshot(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO log_streams VALUES (?1, ?2, ?3)")?;
+        for device in self.dirty.drain() {
+            let seqs = self.streams.get(&device).copied().unwrap_or_default();
+            for (lane, seq) in seqs.iter().enumerate().filter(|(_, seq)| **seq > 0) {
+                statement.execute((device.as_str(), lane, seq))?;
+            }
+        }
+        for (lane, end) in self.lanes.iter_mut().enumerate() {
+            end.snapshot = end.next - 1;
+            // What comes now begins a block of its own: a start reads the blocks after the snapshot only.
+            end.open = None;
+            let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO log_lanes VALUES (?1, ?2)")?;
+            statement.execute((lane, end.snapshot))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_block(
+    connection: &Connection,
+    lane: Lane,
+    open: &Open,
+    (boot, lived): (i64, i64),
+    press: &mut Press,
+    written: &mut Written,
+) -> Result<usize, StoreError> {
+    let data = open.packer.pack(press).map_err(|e| StoreError::Unavailable(format!("zstd: {e}")))?;
+    let packer = &open.packer;
+    let mut statement = connection.prepare_cached(SQL[lane as usize].put)?;
+    statement.execute((open.first, packer.count, packer.first_ts, packer.newest_ts, boot, lived, &data))?;
+    written.block_bytes += data.len() as u64;
+    Ok(data.len())
+}

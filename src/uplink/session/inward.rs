@@ -1,0 +1,130 @@
+//! What comes in: acknowledgements and what they mean, orders of the cloud, and what the end of a connection tells.
+
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use serde_json::json;
+
+use super::{End, Session};
+use crate::{
+    clock,
+    model::record::Record,
+    uplink::{
+        flights::Cargo,
+        inbox::Settled,
+        wire::{Down, Verdict, WireEvent},
+    },
+};
+
+impl Session<'_> {
+    /// One event, and all that are there already.
+    pub(super) async fn events(&mut self, first: Result<WireEvent, Down>) -> Result<(), Down> {
+        self.event(first?).await?;
+        for _ in 0..256 {
+            let Some(event) = self.wire.next().now_or_never() else { break };
+            self.event(event?).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn event(&mut self, event: WireEvent) -> Result<(), Down> {
+        match event {
+            WireEvent::Sent(id) => self.flights.sent(id, Instant::now()),
+            WireEvent::Acked { id, verdict } => {
+                self.road.counters.received(4);
+                if let Some(cargo) = self.flights.acked(id, Instant::now()) {
+                    self.landed(cargo, verdict).await?;
+                }
+            }
+            WireEvent::Message(message) => {
+                self.road.counters.received(message.payload.len() + message.topic.len() + 8);
+                if let Some(settled) = self.inbox.accept(message) {
+                    self.settle(settled);
+                }
+            }
+            WireEvent::Subscribed { refused } if refused > 0 => {
+                let text =
+                    format!("the broker refused {refused} subscriptions: orders for some devices will not arrive");
+                tracing::warn!(refused, "the broker refused subscriptions");
+                self.road.counters.error(text);
+            }
+            WireEvent::Subscribed { .. } | WireEvent::Up { .. } | WireEvent::Other => {}
+        }
+        Ok(())
+    }
+
+    pub(super) async fn landed(&mut self, cargo: Cargo, verdict: Verdict) -> Result<(), Down> {
+        let Cargo::Records { lane, positions } = cargo else { return Ok(()) };
+        match verdict {
+            Verdict::Good => {
+                self.acks += 1;
+                self.road.narrow_again();
+                self.road.counters.acknowledged(positions.len() as u64);
+                self.drain.acknowledge(lane, &positions);
+                Ok(())
+            }
+            // What is behind it must not overtake it: the connection begins anew at the cursor.
+            Verdict::Later(reason) => Err(Down::new(format!("the broker asks to wait: {reason}"))),
+            Verdict::NotAllowed(reason) => {
+                Err(Down::refused(format!("the broker does not allow a publish ({} lane): {reason}", lane.name())))
+            }
+            Verdict::Never(reason) => {
+                tracing::error!(reason, records = positions.len(), "the broker will never take this; set aside");
+                for position in positions {
+                    let read = self.road.store.read_after(lane, position - 1, 1, 1).await;
+                    let record = read.ok().and_then(|records| records.into_iter().next());
+                    if let Some(record) = record.filter(|record| record.position == position) {
+                        let Record { seq, record, .. } = record;
+                        self.aside(record.device, lane, seq, record.ts, position, "refused").await?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers and acknowledges a message of the cloud.
+    pub(super) fn settle(&mut self, settled: Settled) {
+        if let Some(refused) = settled.refused {
+            tracing::warn!(topic = refused.topic, code = ?refused.refusal.code, reason = refused.refusal.message, "an order was refused");
+            let body = json!({
+                "topic": refused.topic, "code": refused.refusal.code, "message": refused.refusal.message,
+                "ts": clock::now(),
+            });
+            let body = body.to_string().into_bytes();
+            if let Some((topic, correlation)) = refused.response
+                && self.wire.answer(topic, correlation, body.clone())
+            {
+                self.flights.queue(Cargo::Aside, body.len(), Instant::now());
+            }
+            let device = refused.device.unwrap_or_else(|| self.road.gateway.clone());
+            self.publish_aside(self.road.native.topic(&device, "errors"), body, false);
+        }
+        self.wire.acknowledge(&settled.receipt);
+    }
+
+    /// A connection that ends again and again over the same first publish: it may be too large for a broker that
+    /// cannot say so.
+    pub(super) async fn judge_end(&mut self, end: &End) {
+        let End::Down(down) = end else { return };
+        let Some(Cargo::Records { lane, positions }) = self.flights.oldest().cloned() else { return };
+        if self.acks > 0 || down.reason.contains("link is dead") {
+            return;
+        }
+        self.road.barren += 1;
+        if self.road.barren >= 2 {
+            self.road.narrow = (self.bounds.bytes / 4).max(1024);
+        }
+        if self.road.barren >= 8 && positions.len() == 1 {
+            let read = self.road.store.read_after(lane, positions[0] - 1, 1, 1).await;
+            let record = read.ok().and_then(|records| records.into_iter().next());
+            if let Some(Record { seq, position, record, .. }) = record
+                && record.body.len() > 4096
+            {
+                tracing::error!(device = %record.device, seq, bytes = record.body.len(), "the broker ends the connection over this record; set aside and declared");
+                let _ = self.aside(record.device, lane, seq, record.ts, position, "too-large").await;
+                self.road.barren = 0;
+            }
+        }
+    }
+}

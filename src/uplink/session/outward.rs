@@ -1,0 +1,95 @@
+//! What goes out: publishes from the log as far as there is room, reading ahead, and what is said beside the log.
+
+use std::time::Instant;
+
+use super::Session;
+use crate::{
+    clock,
+    model::{ids::DeviceId, record::Lane, time::Millis},
+    store::faults,
+    uplink::{batches::Bounds, flights::Cargo, wire::Down},
+};
+
+impl Session<'_> {
+    /// Publishes as much as there is room for, and reads ahead.
+    pub(super) async fn send(&mut self) -> Result<(), Down> {
+        self.refill();
+        while self.flights.has_room() {
+            if self.ready.is_empty() {
+                self.make_ready().await?;
+            }
+            let Some(out) = self.ready.pop_front() else { break };
+            let bytes = out.payload.len() + out.topic.len() + 8;
+            if !self.wire.publish(out.topic, out.payload, out.retain) {
+                return Err(Down::new("the client's queue is full"));
+            }
+            self.road.counters.sent(bytes);
+            if faults::planted("cursor-before-puback") {
+                self.drain.acknowledge(out.lane, &out.positions);
+            }
+            let cargo = Cargo::Records { lane: out.lane, positions: out.positions };
+            self.flights.queue(cargo, bytes, Instant::now());
+        }
+        if self.reading.is_none()
+            && let Some(wanted) = self.drain.wanted()
+        {
+            let store = self.road.store.clone();
+            self.reading = Some(Box::pin(async move {
+                let read = store.read_after(wanted.lane, wanted.after, wanted.records, 2 << 20).await;
+                (wanted, read)
+            }));
+        }
+        self.road.counters.in_flight(self.flights.len() as u64);
+        Ok(())
+    }
+
+    pub(super) async fn make_ready(&mut self) -> Result<(), Down> {
+        let mut oversize = Vec::new();
+        let allowed = if self.road.config.backlog_rate == 0 { usize::MAX } else { self.tokens.max(0.0) as usize };
+        let lanes = self.road.budget.lanes(clock::now());
+        // A batch that takes a slow link longer than it is waited for would never be acknowledged.
+        let bounds = Bounds { bytes: self.bounds.bytes.min(self.flights.window / 2), ..self.bounds };
+        let out = self.drain.next(bounds, lanes, allowed, &mut oversize);
+        let late: usize = out.iter().filter(|out| out.late).map(|out| out.positions.len()).sum();
+        self.tokens -= late as f64;
+        self.ready.extend(out);
+        for record in oversize {
+            tracing::error!(device = %record.device, seq = record.seq, bytes = record.bytes, most = self.bounds.most,
+                "a record is larger than the broker takes; set aside and declared");
+            let ts = Millis(record.ts);
+            self.aside(record.device, record.lane, record.seq, ts, record.position, "too-large").await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn aside(
+        &mut self,
+        device: DeviceId,
+        lane: Lane,
+        seq: u64,
+        ts: Millis,
+        position: u64,
+        cause: &str,
+    ) -> Result<(), Down> {
+        let done = self.road.store.set_aside(device, lane, seq, ts, cause).await;
+        done.map_err(|error| Down::new(format!("a loss cannot be declared: {error}")))?;
+        self.drain.acknowledge(lane, &[position]);
+        Ok(())
+    }
+
+    pub(super) fn refill(&mut self) {
+        let rate = f64::from(self.road.config.backlog_rate);
+        let now = Instant::now();
+        let earned = rate * now.saturating_duration_since(self.refilled).as_secs_f64();
+        self.tokens = (self.tokens + earned).min(rate);
+        self.refilled = now;
+    }
+
+    pub(super) fn publish_aside(&mut self, topic: String, body: Vec<u8>, retain: bool) {
+        let bytes = body.len() + topic.len() + 8;
+        if self.wire.publish(topic, body, retain) {
+            self.road.counters.sent(bytes);
+            self.flights.queue(Cargo::Aside, bytes, Instant::now());
+        }
+    }
+}
