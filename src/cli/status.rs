@@ -10,8 +10,9 @@ use serde_json::{Value as Json, json};
 
 use super::client::{Client, ClientError, Daemon};
 use crate::model::{
+    alarm::Alarm,
     device::{Lifecycle, Presence},
-    event::LinkState,
+    event::{LinkState, Severity},
     time::Millis,
     view::{DeviceRow, LogStatus, Overview},
 };
@@ -48,6 +49,7 @@ async fn document(client: &Client) -> Result<String, ClientError> {
         "status": client.get::<Json>("/v1/status").await?,
         "devices": client.get::<Json>("/v1/devices").await?,
         "connections": client.get::<Json>("/v1/connections").await?,
+        "alarms": client.get::<Json>("/v1/alarms").await?,
         "config": client.get::<Json>("/v1/config/problems").await?,
     });
     Ok(format!("{document:#}"))
@@ -56,8 +58,9 @@ async fn document(client: &Client) -> Result<String, ClientError> {
 async fn screen(client: &Client, colours: bool) -> Result<String, ClientError> {
     let overview: Overview = client.get("/v1/status").await?;
     let devices: Vec<DeviceRow> = client.get("/v1/devices").await?;
+    let alarms: Vec<Alarm> = client.get("/v1/alarms").await?;
     let config: Json = client.get("/v1/config/problems").await?;
-    Ok(render(&overview, &devices, &config, &Paint(colours)))
+    Ok(render(&overview, &devices, &alarms, &config, &Paint(colours)))
 }
 
 struct Paint(bool);
@@ -88,7 +91,7 @@ impl Paint {
     }
 }
 
-fn render(overview: &Overview, devices: &[DeviceRow], config: &Json, paint: &Paint) -> String {
+fn render(overview: &Overview, devices: &[DeviceRow], alarms: &[Alarm], config: &Json, paint: &Paint) -> String {
     let mut out = String::new();
     let up = span(overview.now.since(overview.started) as f64 / 1000.0);
     let memory = overview.memory.map(|memory| format!(", {}", bytes(memory))).unwrap_or_default();
@@ -128,8 +131,23 @@ fn render(overview: &Overview, devices: &[DeviceRow], config: &Json, paint: &Pai
         let text = plain(&notice.text);
         let _ = writeln!(out, "         {}", if notice.urgent { paint.bad(&text) } else { paint.warn(&text) });
     }
+    for alarm in alarms.iter().filter(|alarm| alarm.active || !alarm.acknowledged).take(NAMED) {
+        let _ = writeln!(out, "         {}", told(alarm, overview.now, paint));
+    }
     list(&mut out, overview.now, devices, paint);
     out
+}
+
+/// An alarm that stands, or that nobody has seen yet.
+fn told(alarm: &Alarm, now: Millis, paint: &Paint) -> String {
+    let since = span(now.since(alarm.last).max(0) as f64 / 1000.0);
+    let seen = if alarm.acknowledged { ", acknowledged" } else { "" };
+    let over = if alarm.active { "" } else { ", over by now" };
+    let text = format!("{}: {} ({since} ago{over}{seen})", alarm.device, plain(&alarm.text));
+    match alarm.active && alarm.severity >= Severity::Major {
+        true => paint.bad(&text),
+        false => paint.warn(&text),
+    }
 }
 
 fn link(overview: &Overview, paint: &Paint) -> String {

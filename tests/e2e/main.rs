@@ -3,6 +3,7 @@
 mod coap;
 mod gateway;
 mod mistakes;
+mod operations;
 mod peers;
 mod reload;
 mod road;

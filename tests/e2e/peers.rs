@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream, UdpSocket},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, OnceLock,
@@ -183,6 +184,16 @@ impl Heard {
     pub fn expect(&self, topic: &str, is: impl Fn(&Json) -> bool) -> Json {
         super::eventually(&format!("a message on {topic}"), || self.on(topic).into_iter().find(|message| is(message)))
     }
+}
+
+/// Python's own web server on `folder`, and its address.
+pub fn web_server(folder: &Path) -> (Process, String) {
+    let port = free_port();
+    let (text, folder) = (port.to_string(), folder.display().to_string());
+    let arguments = ["-m", "http.server", "--bind", "127.0.0.1", "--directory", &folder, &text];
+    let process = Process(start("python3", &arguments, Stdio::null()));
+    super::eventually("the web server listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    (process, format!("http://127.0.0.1:{port}"))
 }
 
 /// libcoap's example server; its resources appear by PUT, and `/time` changes every second.

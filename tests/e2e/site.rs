@@ -106,6 +106,10 @@ impl Child {
         with(&["-i", &id, "-u", &self.device, "-P", &self.token])
     }
 
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     fn topic(&self, topic: &str) -> String {
         format!("devices/{}/{topic}", self.device)
     }
