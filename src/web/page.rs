@@ -25,6 +25,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("plot.js", JS, include_str!("page/plot.js")),
     ("set.js", JS, include_str!("page/set.js")),
     ("shadow.js", JS, include_str!("page/shadow.js")),
+    ("jobs.js", JS, include_str!("page/jobs.js")),
     ("updates.js", JS, include_str!("page/updates.js")),
     ("tools.js", JS, include_str!("page/tools.js")),
     ("config.js", JS, include_str!("page/config.js")),

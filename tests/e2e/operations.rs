@@ -207,3 +207,42 @@ fn signed_firmware_reaches_a_child_and_an_altered_image_reaches_nobody() {
     assert!(offers.iter().all(|offer| offer["jobId"] != "to 2.1"), "{offers:?}");
     drop(server);
 }
+
+#[test]
+fn a_job_ordered_at_the_gateway_itself_is_carried_out_device_by_device_and_tells_who_failed() {
+    let ground = Ground::new();
+    let both = ["a", "b"].map(|id| format!("[[device]]\nid = \"{id}\"\nprotocol = \"mqtt\"\n")).concat();
+    let gateway = ground.gateway("").devices("both.toml", &both).start();
+    let children = ["a", "b"].map(|id| ground.child(&gateway, id));
+    let ears = [children[0].listens("commands/#"), children[1].listens("commands/#")];
+    let job = json!({
+        "jobId": "blink-all", "type": "command", "deviceFilter": {"ids": ["a", "b"]},
+        "payload": {"name": "blink", "params": {"times": 2}},
+        "schedule": {"maxParallel": 1, "retryPolicy": {"maxAttempts": 1}},
+    });
+    let (code, answer) = gateway.api("POST", "/v1/jobs", Some(&job));
+    assert_eq!(code, 202, "{answer}");
+    assert_eq!(gateway.api("POST", "/v1/jobs", Some(&job)).1["repeated"], true, "the same again is the same job");
+    for (index, status) in [(0, "succeeded"), (1, "failed")] {
+        let topic = format!("devices/{}/commands/blink", children[index].device);
+        let command = ears[index].expect(&topic, |command| command["params"]["times"] == 2);
+        let said = json!({"commandId": command["commandId"], "status": status, "result": "no lamp"});
+        children[index].says("commands/blink/response", &said.to_string());
+    }
+    let ended = gateway.eventually("the job has ended", |gateway| {
+        let job = gateway.get("/v1/jobs").get(0)?.clone();
+        ["succeeded", "failed"].contains(&job["status"].as_str()?).then_some(job)
+    });
+    let stands = |device: &str| {
+        let targets = ended["targets"].as_array().expect("targets");
+        let target = targets.iter().find(|target| target["device"] == device).expect("a target").clone();
+        (target["status"].as_str().unwrap_or_default().to_owned(), target["error"].to_string())
+    };
+    assert_eq!(stands("a").0, "succeeded", "{ended}");
+    assert_eq!(stands("b").0, "failed", "{ended}");
+    assert!(stands("b").1.contains("no lamp"), "{ended}");
+    let told = ground.cloud.expect("devices/gw/jobs/blink-all/status", |told| told["progress"]["failed"] == 1);
+    assert_eq!(told["progress"]["succeeded"], 1, "{told}");
+    let (code, refused) = gateway.api("POST", "/v1/jobs/nothing/control", Some(&json!({"control": "pause"})));
+    assert_eq!(code, 404, "{refused}");
+}

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod credentials;
 pub mod devices;
+pub mod jobs;
 pub mod log;
 pub mod session;
 pub mod shadows;

@@ -1,4 +1,4 @@
-//! The gateway as a whole: `/v1/status`, `/v1/log`, `/v1/connections`, `/v1/updates`, `/v1/alarms`, `/v1/jobs`.
+//! The gateway as a whole: `/v1/status`, `/v1/log`, `/v1/connections`, `/v1/updates`, `/v1/alarms`.
 
 use axum::{
     Json,
@@ -10,7 +10,6 @@ use crate::{
     bus::Question,
     model::{
         alarm::Alarm,
-        jobs::Job,
         view::{Connection, LogStatus, Overview, UpdateView},
     },
     store::audit::AuditEntry,
@@ -52,8 +51,4 @@ pub async fn acknowledge(
     let alarm = app.questions.ask(|reply| Question::Acknowledge { device, kind, by, reply }).await?;
     app.note(entry).await;
     Ok(Json(alarm))
-}
-
-pub async fn jobs(State(app): State<App>) -> Answer<Vec<Job>> {
-    Ok(Json(app.questions.ask(Question::Jobs).await?))
 }

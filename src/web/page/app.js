@@ -7,6 +7,7 @@ import { linkWord, overviewPage } from "./overview.js";
 import { devicesPage } from "./devices.js";
 import { devicePage } from "./device.js";
 import { updatesPage } from "./updates.js";
+import { jobsPage } from "./jobs.js";
 import { toolsPage } from "./tools.js";
 import { configPage } from "./config.js";
 import { accessPage } from "./access.js";
@@ -16,6 +17,7 @@ const PAGES = {
   overview: { title: "Overview", icon: "home", page: overviewPage },
   devices: { title: "Devices", icon: "devices", page: devicesPage },
   updates: { title: "Updates", icon: "updates", page: updatesPage },
+  jobs: { title: "Jobs", icon: "jobs", page: jobsPage, aside: true },
   tools: { title: "Modbus tools", icon: "tools", page: toolsPage, role: "technician", aside: true },
   config: { title: "Configuration", icon: "config", page: configPage, aside: true },
   access: { title: "Access", icon: "access", page: accessPage, role: "technician", aside: true },

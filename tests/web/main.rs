@@ -1,10 +1,9 @@
 //! The web room from outside: who may do what, who is turned away at the doorstep, and that what children say stays
 //! text. Set `HEADGATE_LOOK=127.0.0.1:8099` to look at the page with the plant of `web/fake.rs`.
 
-#[path = "web/browser.rs"]
 mod browser;
-#[path = "web/fake.rs"]
 mod fake;
+mod furniture;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -222,7 +221,7 @@ async fn what_children_say_stays_text() {
             "{path}"
         );
     }
-    assert_eq!(viewer.get("/v1/devices/victim").await.json()["type"], fake::HOSTILE);
+    assert_eq!(viewer.get("/v1/devices/victim").await.json()["type"], furniture::HOSTILE);
     // The page itself has no way to turn text into elements, and loads nothing from elsewhere.
     let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/web/page");
     for entry in std::fs::read_dir(page).expect("page") {
@@ -413,7 +412,7 @@ async fn the_page_can_be_looked_at() {
 
 #[test]
 fn every_route_is_documented_with_its_role() {
-    let text = include_str!("../docs/api.md");
+    let text = include_str!("../../docs/api.md");
     let documented: Vec<(String, String)> = (text.lines())
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
         .filter_map(|(route, rest)| Some((route.to_owned(), rest.split_once(" |")?.0.to_owned())))
