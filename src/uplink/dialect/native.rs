@@ -8,7 +8,7 @@ use crate::{
     model::{
         command::{Command, Refusal, RefusalCode},
         ids::DeviceId,
-        jobs::JobOrder,
+        jobs::{JobControl, JobOrder},
         record::{Kind, Record},
         update::UpdateOrder,
     },
@@ -130,6 +130,9 @@ impl Native {
 }
 
 fn order(rest: &str, payload: &Bytes) -> Result<OrderKind, Refusal> {
+    if let Some(job) = rest.strip_prefix("jobs/").and_then(|rest| rest.strip_suffix("/control")) {
+        return Ok(OrderKind::JobControl { job_id: job.to_owned(), control: control(payload)? });
+    }
     let json: Json = if payload.is_empty() {
         json!({})
     } else {
@@ -154,13 +157,20 @@ fn order(rest: &str, payload: &Bytes) -> Result<OrderKind, Refusal> {
         ["diagnostics", "metrics"] => Ok(OrderKind::Diagnostics(with_type(json, "metrics"))),
         ["diagnostics", "ping"] => Ok(OrderKind::Diagnostics(with_type(json, "ping"))),
         ["jobs", "notify"] => Ok(OrderKind::Job(typed::<JobOrder>(json)?)),
-        ["jobs", job, "control"] => {
-            // The contract shows the bare word; an object leaves room for more.
-            let word = json.get("control").or_else(|| json.get("action")).cloned().unwrap_or(Json::Null);
-            Ok(OrderKind::JobControl { job_id: job.to_owned(), control: typed(word)? })
-        }
         _ => Err(Refusal::new(RefusalCode::TopicInvalid, format!("{rest:?} is nothing a device is asked"))),
     }
+}
+
+/// The bare word, as a JSON text or not, or an object that leaves room for more: `{"control": "pause"}`.
+fn control(payload: &Bytes) -> Result<JobControl, Refusal> {
+    let word = match serde_json::from_slice(payload) {
+        Ok(Json::Object(object)) => {
+            object.get("control").or_else(|| object.get("action")).cloned().unwrap_or(Json::Null)
+        }
+        Ok(json) => json,
+        Err(_) => Json::String(String::from_utf8_lossy(payload).trim().to_owned()),
+    };
+    typed(word)
 }
 
 fn with_type(mut json: Json, kind: &str) -> Json {
@@ -179,7 +189,7 @@ fn invalid(text: impl Into<String>) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{jobs::JobControl, record::NewRecord, time::Millis};
+    use crate::model::{record::NewRecord, time::Millis};
 
     fn id(text: &str) -> DeviceId {
         DeviceId::new(text).expect("id")
@@ -227,8 +237,11 @@ mod tests {
             assert_eq!((command.name.as_str(), command.command_id.as_str()), ("reboot", "c"));
             let Ok((_, OrderKind::Diagnostics(json))) = order("diagnostics/ping", "") else { panic!("no request") };
             assert_eq!(json["type"], "ping");
-            let control = order("jobs/j1/control", "{\"control\":\"pause\"}");
-            assert!(matches!(control, Ok((_, OrderKind::JobControl { control: JobControl::Pause, .. }))));
+            for said in ["pause", "\"pause\"", "{\"control\":\"pause\"}", "{\"action\": \"pause\"}"] {
+                let control = order("jobs/j1/control", said);
+                assert!(matches!(control, Ok((_, OrderKind::JobControl { control: JobControl::Pause, .. }))), "{said}");
+            }
+            assert!(order("jobs/j1/control", "explode").is_err());
             let (device, refusal) = order("desired", "[1]").expect_err("no object");
             assert_eq!((device, refusal.code), (Some(id("d1")), RefusalCode::PayloadInvalid));
             let (_, refusal) = order("update/command", "{\"jobId\":\"j\"}").expect_err("incomplete");
