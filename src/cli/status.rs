@@ -14,7 +14,7 @@ use crate::model::{
     device::{Lifecycle, Presence},
     event::{LinkState, Severity},
     time::Millis,
-    view::{DeviceRow, LogStatus, Overview},
+    view::{BudgetStatus, DeviceRow, LogStatus, Overview},
 };
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +101,9 @@ fn render(overview: &Overview, devices: &[DeviceRow], alarms: &[Alarm], config: 
         let _ = writeln!(out, "{}  {text}", paint.soft(&format!("{name:>7}")));
     };
     line("cloud", link(overview, paint));
+    for text in budgets(overview, paint) {
+        line("", text);
+    }
     for (index, text) in log(overview, paint).into_iter().enumerate() {
         line(if index == 0 { "log" } else { "" }, text);
     }
@@ -168,6 +171,21 @@ fn link(overview: &Overview, paint: &Paint) -> String {
     parts.extend(link.broker.as_deref().map(plain));
     parts.push(format!("{} confirmed, {} in flight", count(link.acknowledged), count(link.in_flight)));
     parts.join(", ")
+}
+
+/// What a metered link has cost.
+fn budgets(overview: &Overview, paint: &Paint) -> Vec<String> {
+    let budget = |budget: &BudgetStatus| {
+        let (used, limit, forecast) = (bytes(budget.used), bytes(budget.limit), bytes(budget.forecast));
+        let mut text = format!("{used} of {limit} this {}, {forecast} expected", budget.span);
+        if !budget.held.is_empty() {
+            let held: Vec<&str> = budget.held.iter().map(|lane| lane.name()).collect();
+            let left = span(budget.ends.since(overview.now).max(0) as f64 / 1000.0);
+            text = paint.warn(&format!("{text}; {} waits for {left}", held.join(", ")));
+        }
+        text
+    };
+    overview.link.budgets.iter().map(budget).collect()
 }
 
 fn log(overview: &Overview, paint: &Paint) -> Vec<String> {

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use jiff::tz::{Offset, TimeZone};
+
 use super::read::Section;
 
 /// Which MQTT is spoken.
@@ -9,6 +11,31 @@ use super::read::Section;
 pub enum Version {
     V3,
     V5,
+}
+
+/// How readings are written in a publish (`docs/mqtt.md`, section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    Json,
+    /// The same documents in CBOR (RFC 8949).
+    Cbor,
+    /// SenML in CBOR (RFC 8428).
+    Senml,
+}
+
+/// What a metered link may cost, in bytes on the wire, both directions; 0 is no limit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BudgetConfig {
+    pub day: u64,
+    pub month: u64,
+    /// Whose midnight ends a day.
+    pub zone: TimeZone,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self { day: 0, month: 0, zone: TimeZone::UTC }
+    }
 }
 
 /// Where the cloud's broker listens: `mqtt://host:port` or `mqtts://host:port`.
@@ -101,8 +128,12 @@ pub struct UplinkConfig {
     pub live_first: bool,
     /// Wait between attempts: from the first to the second, at random below it.
     pub retry: (Duration, Duration),
-    /// Bytes on the wire per month, both directions; 0 is no limit.
-    pub budget_month: u64,
+    pub encoding: Encoding,
+    /// Publishes with several readings are compressed with zstd where that makes them smaller.
+    pub zstd: bool,
+    /// How long a reading may wait for company before it is sent. What is urgent, states and backlogs never wait.
+    pub batch_wait: Duration,
+    pub budget: BudgetConfig,
 }
 
 impl Default for UplinkConfig {
@@ -124,7 +155,10 @@ impl Default for UplinkConfig {
             backlog_rate: 0,
             live_first: false,
             retry: (Duration::from_millis(500), Duration::from_secs(60)),
-            budget_month: 0,
+            encoding: Encoding::Json,
+            zstd: false,
+            batch_wait: Duration::ZERO,
+            budget: BudgetConfig::default(),
         }
     }
 }
@@ -154,7 +188,22 @@ impl UplinkConfig {
                 section.duration("retry_first").unwrap_or(default.retry.0),
                 section.duration("retry_most").unwrap_or(default.retry.1),
             ),
-            budget_month: section.bytes("budget_month").unwrap_or(default.budget_month),
+            encoding: section
+                .choice("encoding", &[("json", Encoding::Json), ("cbor", Encoding::Cbor), ("senml", Encoding::Senml)])
+                .unwrap_or(default.encoding),
+            zstd: section.choice("compression", &[("none", false), ("zstd", true)]).unwrap_or(default.zstd),
+            batch_wait: span(section, "batch_wait", default.batch_wait, 0, 3600),
+            budget: BudgetConfig {
+                day: section.bytes("budget_day").unwrap_or(0),
+                month: section.bytes("budget_month").unwrap_or(0),
+                zone: section
+                    .parsed(
+                        "budget_zone",
+                        "write \"UTC\", an offset like \"+01:00\" or a name like \"Europe/Berlin\"",
+                        zone,
+                    )
+                    .unwrap_or(TimeZone::UTC),
+            },
         };
         config.root = config.root.trim_end_matches('/').to_owned();
         config.check(section);
@@ -192,6 +241,22 @@ impl UplinkTls {
     }
 }
 
+/// A time zone by offset or by name; names are looked up in the system's `zoneinfo`.
+fn zone(text: &str) -> Result<TimeZone, String> {
+    if text == "UTC" {
+        return Ok(TimeZone::UTC);
+    }
+    let offset = text.strip_prefix(['+', '-']).and_then(|rest| {
+        let (hours, minutes) = rest.split_once(':')?;
+        let seconds = (hours.parse::<i32>().ok()? * 60 + minutes.parse::<i32>().ok()?) * 60;
+        Offset::from_seconds(if text.starts_with('-') { -seconds } else { seconds }).ok()
+    });
+    match offset {
+        Some(offset) => Ok(offset.to_time_zone()),
+        None => TimeZone::get(text).map_err(|_| format!("{text:?} is no time zone this machine knows")),
+    }
+}
+
 fn span(section: &Section<'_>, key: &'static str, default: Duration, least: u64, most: u64) -> Duration {
     let Some(span) = section.duration(key) else { return default };
     let range = Duration::from_secs(least)..=Duration::from_secs(most);
@@ -216,6 +281,14 @@ mod tests {
         for bad in ["cloud:1883", "http://cloud", "mqtt://", "mqtt://a:b", "mqtt://user@cloud"] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn zones_are_known_by_offset_and_by_name() {
+        assert_eq!(zone("UTC"), Ok(TimeZone::UTC));
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        assert_eq!(zone("-03:30").expect("offset").to_datetime(at).to_string(), "1969-12-31T20:30:00");
+        assert!(zone("Atlantis/Capital").is_err());
     }
 
     #[test]

@@ -83,6 +83,15 @@ pub fn overview(page: &mut Page, overview: &Overview) {
             bytes,
         );
     }
+    for budget in &o.link.budgets {
+        for (what, bytes) in [("limit", budget.limit), ("used", budget.used), ("forecast", budget.forecast)] {
+            let labels = [("span", budget.span.as_str()), ("what", what)];
+            page.gauge("headgate_link_budget_bytes", "Bytes on the wire in this period.", &labels, bytes as f64);
+        }
+    }
+    page.gauge("headgate_log_in_per_second", "Records into the log per second.", &[], o.log.rate_in);
+    page.gauge("headgate_log_out_per_second", "Records acknowledged by the cloud per second.", &[], o.log.rate_out);
+    page.known("headgate_log_drained_in_seconds", "Time until nothing older waits.", &[], o.log.drained_in);
     for lane in &o.log.lanes {
         let labels = [("lane", lane.lane.name())];
         page.gauge("headgate_log_waiting", "Records that wait for the cloud.", &labels, lane.waiting as f64);

@@ -62,10 +62,33 @@ pub struct LinkStatus {
     pub in_flight: u64,
     /// Records the cloud has acknowledged since the start of the daemon.
     pub acknowledged: u64,
-    /// Bytes on the wire since the start of the daemon, both directions.
+    /// Bytes on the wire since the start of the daemon, with what TCP/IP and TLS put around them.
     pub bytes_sent: u64,
     pub bytes_received: u64,
+    /// Both of them per acknowledged record.
+    #[serde(default)]
+    pub bytes_per_record: Option<f64>,
+    /// What the link may cost and has cost; empty where nothing is limited.
+    #[serde(default)]
+    pub budgets: Vec<BudgetStatus>,
     pub last_error: Option<String>,
+}
+
+/// One limit of a metered link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetStatus {
+    /// `day` or `month`.
+    pub span: String,
+    /// Bytes on the wire.
+    pub limit: u64,
+    pub used: u64,
+    /// What the period will have cost at its end, at the rate so far.
+    pub forecast: u64,
+    /// When the next period begins.
+    pub ends: Millis,
+    /// Lanes that wait for it.
+    pub held: Vec<Lane>,
 }
 
 /// The durable log, as far as the cloud has not acknowledged it.

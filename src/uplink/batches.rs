@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::dialect::native::Native;
+use super::{
+    dialect::native::Native,
+    encoding::{Encoder, Part},
+};
 use crate::model::{
     ids::DeviceId,
     record::{Kind, Lane, Record},
@@ -41,57 +44,58 @@ pub struct Oversize {
     pub bytes: usize,
 }
 
+/// A publish that more may be added to.
+struct Open {
+    out: Outgoing,
+    parts: Vec<Part>,
+    bytes: usize,
+}
+
 /// Groups records by device, in order, and cuts where a publish is full.
 pub fn publishes(
     native: &Native,
-    lane: Lane,
+    encoder: &mut Encoder,
     records: Vec<Record>,
     late: u64,
     bounds: Bounds,
     oversize: &mut Vec<Oversize>,
 ) -> Vec<Outgoing> {
-    let mut done: Vec<Outgoing> = Vec::new();
+    let mut made: Vec<Open> = Vec::new();
     let mut open: HashMap<DeviceId, usize> = HashMap::new();
     for record in records {
-        let is_late = record.position <= late;
-        let mut payload = Vec::with_capacity(record.record.body.len() + 64);
-        native.encode(&record, is_late, &mut payload);
-        if payload.len() + 2 > bounds.most {
-            oversize.push(Oversize {
-                lane,
-                position: record.position,
-                device: record.record.device,
-                seq: record.seq,
-                ts: record.record.ts.0,
-                bytes: payload.len(),
-            });
-            continue;
-        }
+        let (is_late, lane) = (record.position <= late, record.record.kind.lane());
         let batches = record.record.kind == Kind::Telemetry && bounds.records > 1;
         if batches && let Some(&index) = open.get(&record.record.device) {
-            let batch = &mut done[index];
-            if batch.positions.len() < bounds.records && batch.payload.len() + payload.len() + 2 <= bounds.bytes {
-                batch.payload.push(b',');
-                batch.payload.extend_from_slice(&payload);
-                batch.positions.push(record.position);
+            let batch = &mut made[index];
+            let part = encoder.part(native, &record, is_late, false);
+            let fits = batch.bytes + part.bytes.len() + 2 <= bounds.bytes;
+            if fits && batch.parts.len() < bounds.records && batch.parts[0].joins(&part) {
+                batch.bytes += part.bytes.len() + 1;
+                batch.parts.push(part);
+                batch.out.positions.push(record.position);
                 continue;
             }
         }
-        if batches {
-            open.insert(record.record.device.clone(), done.len());
+        let part = encoder.part(native, &record, is_late, true);
+        let bytes = part.bytes.len();
+        if bytes + 2 > bounds.most {
+            let Record { position, seq, record, .. } = record;
+            oversize.push(Oversize { lane, position, device: record.device, seq, ts: record.ts.0, bytes });
+            continue;
         }
-        done.push(Outgoing {
+        let out = Outgoing {
             topic: native.topic_of(&record),
-            payload,
+            payload: Vec::new(),
             retain: record.record.kind == Kind::Status,
             lane,
             positions: vec![record.position],
             late: is_late,
-        });
+        };
+        if batches {
+            open.insert(record.record.device, made.len());
+        }
+        made.push(Open { out, parts: vec![part], bytes });
     }
-    for batch in done.iter_mut().filter(|batch| batch.positions.len() > 1) {
-        batch.payload.insert(0, b'[');
-        batch.payload.push(b']');
-    }
-    done
+    let close = |open: Open| Outgoing { payload: encoder.payload(open.parts), ..open.out };
+    made.into_iter().map(close).collect()
 }

@@ -10,6 +10,7 @@ use super::{
     acked::Acked,
     batches::{Bounds, Outgoing, Oversize, publishes},
     dialect::native::Native,
+    encoding::Encoder,
 };
 use crate::model::record::{Lane, Record};
 
@@ -55,11 +56,12 @@ pub struct Wanted {
 pub struct Drain {
     lanes: [LaneDrain; 4],
     native: Native,
+    encoder: Encoder,
 }
 
 impl Drain {
     /// Begins at the cursors; `newest` are the newest positions as the connection came up.
-    pub fn new(native: Native, cursors: [u64; 4], newest: [u64; 4], live_first: bool) -> Drain {
+    pub fn new(native: Native, encoder: Encoder, cursors: [u64; 4], newest: [u64; 4], live_first: bool) -> Drain {
         let lane = |index: usize| {
             let split = live_first && index == Lane::Telemetry as usize && newest[index] > cursors[index];
             let end = split.then_some(newest[index]);
@@ -71,7 +73,7 @@ impl Drain {
                 live: split.then(|| Reader { read: newest[index], end: None, buffer: VecDeque::new() }),
             }
         };
-        Drain { lanes: std::array::from_fn(lane), native }
+        Drain { lanes: std::array::from_fn(lane), native, encoder }
     }
 
     /// More was appended.
@@ -88,6 +90,17 @@ impl Drain {
     /// Records that are not acknowledged.
     pub fn waiting(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.newest.saturating_sub(lane.acked.cursor())).sum()
+    }
+
+    /// Records below the urgent lanes that were not handed out.
+    pub fn idle(&self) -> u64 {
+        let unsent = |lane: &LaneDrain| {
+            let ahead = |reader: &Reader| {
+                reader.end.unwrap_or(lane.newest).saturating_sub(reader.read) + reader.buffer.len() as u64
+            };
+            ahead(&lane.backlog) + lane.live.as_ref().map_or(0, ahead)
+        };
+        self.lanes[Lane::Telemetry as usize..].iter().map(unsent).sum()
     }
 
     /// Records from before the connection that are not acknowledged.
@@ -168,7 +181,7 @@ impl Drain {
                     if taken.is_empty() {
                         break;
                     }
-                    let out = publishes(&self.native, Lane::ALL[index], taken, late, bounds, oversize);
+                    let out = publishes(&self.native, &mut self.encoder, taken, late, bounds, oversize);
                     if !out.is_empty() {
                         return out;
                     }
@@ -222,7 +235,8 @@ mod tests {
 
     fn drain(cursor: u64, newest: u64, live_first: bool) -> Drain {
         let native = Native::new("devices/{device}", DeviceId::new("gw").expect("id"));
-        Drain::new(native, [0, 0, cursor, 0], [0, 0, newest, 0], live_first)
+        let encoder = Encoder::new(crate::config::uplink::Encoding::Json, false);
+        Drain::new(native, encoder, [0, 0, cursor, 0], [0, 0, newest, 0], live_first)
     }
 
     const BOUNDS: Bounds = Bounds { records: 100, bytes: 10_000, most: 10_000 };

@@ -12,8 +12,10 @@
 mod acked;
 mod batches;
 mod budget;
+mod cbor;
 pub mod dialect;
 mod drain;
+mod encoding;
 mod flights;
 mod inbox;
 mod road;
@@ -36,12 +38,11 @@ use crate::{
         event::LinkState,
         ids::DeviceId,
         time::Millis,
-        view::{LinkStatus, LogStatus},
+        view::{BudgetStatus, LinkStatus, LogStatus},
     },
     store::{Store, StoreError},
     tasks::Tasks,
 };
-use budget::Budget;
 use road::{Road, Told};
 use status::{Counters, Rates, Sample, Samples};
 
@@ -53,7 +54,7 @@ const CONSUMER: &str = "cloud";
 pub struct Uplink {
     state: watch::Receiver<(LinkState, Millis)>,
     rates: watch::Receiver<Rates>,
-    budget: watch::Receiver<Budget>,
+    budgets: watch::Receiver<Vec<BudgetStatus>>,
     counters: Arc<Counters>,
     store: Store,
     broker: Option<String>,
@@ -69,6 +70,7 @@ impl Uplink {
     pub fn link_status(&self) -> LinkStatus {
         let (state, since) = self.state.borrow().clone();
         let counted = self.counters.read();
+        let bytes = (counted.sent + counted.received) as f64;
         LinkStatus {
             state,
             since: Some(since),
@@ -77,14 +79,10 @@ impl Uplink {
             acknowledged: counted.acknowledged,
             bytes_sent: counted.sent,
             bytes_received: counted.received,
+            bytes_per_record: (counted.acknowledged > 0).then(|| bytes / counted.acknowledged as f64),
+            budgets: self.budgets.borrow().clone(),
             last_error: counted.last_error,
         }
-    }
-
-    /// Bytes on the wire this month, their limit and what the month will have cost; none where nothing is limited.
-    pub fn budget(&self) -> Option<(u64, u64, u64)> {
-        let budget = *self.budget.borrow();
-        (budget.limit > 0).then(|| (budget.used, budget.limit, budget.forecast(clock::now())))
     }
 
     /// The log as far as the cloud has not got it, with rates and forecasts.
@@ -115,12 +113,12 @@ pub fn start(config: UplinkConfig, around: Surroundings) -> Uplink {
     let first = if config.broker.is_some() { LinkState::Connecting } else { LinkState::Disabled };
     let (tell_state, state) = watch::channel((first, clock::now()));
     let (tell_rates, rates) = watch::channel(Rates::default());
-    let (tell_budget, budget) = watch::channel(Budget::new(config.budget_month));
+    let (tell_budgets, budgets) = watch::channel(Vec::new());
     let counters = Arc::new(Counters::default());
     let uplink = Uplink {
         state,
         rates,
-        budget,
+        budgets,
         counters: counters.clone(),
         store: around.store.clone(),
         broker: config.broker.as_ref().map(ToString::to_string),
@@ -131,7 +129,7 @@ pub fn start(config: UplinkConfig, around: Surroundings) -> Uplink {
         .spawn("uplink figures", sample(around.store.clone(), counters.clone(), tell_rates, around.tasks.clone()));
     if config.broker.is_some() {
         let tasks = around.tasks.clone();
-        let road = Road::new(config, around, Told { state: tell_state, budget: tell_budget, counters });
+        let road = Road::new(config, around, Told { state: tell_state, budgets: tell_budgets, counters });
         tasks.spawn("uplink", road.run());
     }
     uplink

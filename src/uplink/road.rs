@@ -14,7 +14,7 @@ use super::{
     dialect::native::Native,
     session::{End, Session},
     status::Counters,
-    wire::{Dial, Down, Wire, WireEvent},
+    wire::{Dial, Down, Minds, Wire, WireEvent},
 };
 use crate::{
     bus::{Events, Orders},
@@ -25,11 +25,14 @@ use crate::{
         ids::DeviceId,
         record::Lane,
         time::Millis,
+        view::BudgetStatus,
     },
     store::Store,
     tasks::Tasks,
 };
 
+/// The setting under which the budget's counts are kept.
+const BUDGET: &str = "uplink.budget";
 /// How long a broker may take from the connection to its CONNACK.
 const CONNECT: Duration = Duration::from_secs(20);
 
@@ -48,7 +51,7 @@ pub struct Road {
     state: watch::Sender<(LinkState, Millis)>,
     pub(super) counters: Arc<Counters>,
     pub(super) budget: Budget,
-    tell_budget: watch::Sender<Budget>,
+    tell_budgets: watch::Sender<Vec<BudgetStatus>>,
     /// Bytes in flight the last connection came to.
     pub(super) window: usize,
     /// Bytes of a publish, where a broker ended connections over larger ones without saying so.
@@ -73,7 +76,7 @@ enum State {
 /// Where the road tells how it stands.
 pub struct Told {
     pub state: watch::Sender<(LinkState, Millis)>,
-    pub budget: watch::Sender<Budget>,
+    pub budgets: watch::Sender<Vec<BudgetStatus>>,
     pub counters: Arc<Counters>,
 }
 
@@ -81,8 +84,8 @@ impl Road {
     pub fn new(config: UplinkConfig, around: Surroundings, told: Told) -> Road {
         Road {
             native: Native::new(&config.root, around.gateway.clone()),
-            budget: Budget::new(config.budget_month),
-            tell_budget: told.budget,
+            budget: Budget::new(&config.budget),
+            tell_budgets: told.budgets,
             window: 256 << 10,
             narrow: usize::MAX,
             barren: 0,
@@ -125,7 +128,7 @@ impl Road {
         if let Err(error) = self.store.move_cursors(&self.consumer, cursors).await {
             tracing::warn!(%error, "the cloud's cursor could not be written down");
         }
-        if let Ok(Some(text)) = self.store.setting("uplink.budget").await {
+        if let Ok(Some(text)) = self.store.setting(BUDGET).await {
             self.budget.restore(&String::from_utf8_lossy(&text));
         }
     }
@@ -163,7 +166,8 @@ impl Road {
             Err(error) => (End::Down(Down::new(format!("the log cannot be read: {error}"))), 0),
         };
         self.count_budget().await;
-        if acks > 0 || began.elapsed() > Duration::from_secs(30) {
+        let asked_to_wait = matches!(&end, End::Down(down) if down.minds == Some(Minds::Rate));
+        if !asked_to_wait && (acks > 0 || began.elapsed() > Duration::from_secs(30)) {
             self.failures = 0;
         }
         match end {
@@ -220,11 +224,7 @@ impl Road {
     }
 
     pub(super) fn tell(&mut self, state: LinkState) {
-        let counted = self.counters.read();
-        let total = counted.sent + counted.received;
-        self.budget.spend(total - self.spent, clock::now());
-        self.spent = total;
-        self.tell_budget.send_replace(self.budget);
+        self.spend();
         let other = std::mem::discriminant(&self.state.borrow().0) != std::mem::discriminant(&state);
         if other {
             self.events.tell(Event::Link(state.clone()));
@@ -237,9 +237,26 @@ impl Road {
         });
     }
 
+    /// Charges the budget with what was sent and received since the last time.
+    fn spend(&mut self) {
+        let counted = self.counters.read();
+        let total = counted.sent + counted.received;
+        let now = clock::now();
+        self.budget.spend(total - self.spent, now);
+        self.spent = total;
+        let status = self.budget.status(now);
+        self.tell_budgets.send_if_modified(|told| std::mem::replace(told, status.clone()) != status);
+    }
+
+    /// What must be written down of the budget; nothing where there is none.
+    pub(super) fn budget_setting(&mut self) -> Option<(&'static str, Vec<u8>)> {
+        self.spend();
+        self.budget.is_limited().then(|| (BUDGET, self.budget.to_text().into_bytes()))
+    }
+
     async fn count_budget(&mut self) {
-        if self.config.budget_month > 0
-            && let Err(error) = self.store.set_setting("uplink.budget", self.budget.to_text()).await
+        if let Some((name, value)) = self.budget_setting()
+            && let Err(error) = self.store.set_setting(name, value).await
         {
             tracing::warn!(%error, "what the link has cost could not be written down");
         }

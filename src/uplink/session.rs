@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 use super::{
     batches::{Bounds, Outgoing},
     drain::{Drain, Wanted},
+    encoding::Encoder,
     flights::Flights,
     inbox::Inbox,
     road::Road,
@@ -41,6 +42,16 @@ const FILTERS: usize = 8;
 /// Bytes of topic and headers that are left room for in a broker's largest packet.
 const HEADERS: usize = 512;
 
+/// How long a moved cursor may wait to be written down, unless it moved far: after a kill as much is sent again, and
+/// every commit costs flash.
+const SAVE: Duration = Duration::from_secs(2);
+const FAR: u64 = 2000;
+
+/// Bytes up and down that a connection costs before the first publish: TCP and MQTT; with TLS two certificates more.
+const SET_UP: (usize, usize) = (500, 250);
+const SET_UP_TLS: (usize, usize) = (2200, 3800);
+
+type Saving = Pin<Box<dyn Future<Output = ([u64; 4], Result<(), StoreError>)> + Send>>;
 type Reading = Pin<Box<dyn Future<Output = (Wanted, Result<Vec<Record>, StoreError>)> + Send>>;
 
 /// Why the loop ended.
@@ -65,7 +76,16 @@ pub struct Session<'r> {
     saved: [u64; 4],
     children: Vec<DeviceId>,
     ledger_asked: Instant,
+    /// Publishes that were acknowledged.
     pub acks: u64,
+    /// Bytes of packets since the last look, for the account of what the link costs.
+    outgoing: usize,
+    incoming: usize,
+    tls: bool,
+    /// Since when readings wait for company.
+    waits: Option<Instant>,
+    saving: Option<Saving>,
+    save_due: Instant,
 }
 
 impl<'r> Session<'r> {
@@ -91,7 +111,8 @@ impl<'r> Session<'r> {
         // A broker that announces nothing is tried with what MQTT allows.
         let most = announced.min(256 << 20);
         let in_flight = usize::from(config.in_flight.min(receive_max.unwrap_or(u16::MAX)));
-        let drain = Drain::new(road.native.clone(), cursors, newest, config.live_first);
+        let encoder = Encoder::new(config.encoding, config.zstd);
+        let drain = Drain::new(road.native.clone(), encoder, cursors, newest, config.live_first);
         let flights = Flights::new(in_flight, config.unacked_timeout, road.window, now);
         let inbox = Inbox::new(road.native.clone(), road.orders.clone());
         Ok(Session {
@@ -108,6 +129,12 @@ impl<'r> Session<'r> {
             children: Vec::new(),
             ledger_asked: now,
             acks: 0,
+            outgoing: 0,
+            incoming: 0,
+            tls: road.config.broker.as_ref().is_some_and(|address| address.tls),
+            waits: None,
+            saving: None,
+            save_due: now,
             road,
         })
     }
@@ -122,7 +149,12 @@ impl<'r> Session<'r> {
         } else {
             self.judge_end(&end).await;
         }
-        self.save().await;
+        if let Some(saving) = self.saving.take() {
+            self.saved(saving.await);
+        }
+        if let Some(saving) = self.save() {
+            self.saved(saving.await);
+        }
         self.road.counters.in_flight(0);
         end
     }
@@ -152,6 +184,10 @@ impl<'r> Session<'r> {
                         (_, Err(error)) => return End::Down(Down::new(format!("the log cannot be read: {error}"))),
                     }
                 }
+                saved = async { self.saving.as_mut().expect("guarded").await }, if self.saving.is_some() => {
+                    self.saving = None;
+                    self.saved(saved);
+                }
                 Ok(()) = appended.changed() => {
                     let newest = *appended.borrow_and_update();
                     self.drain.grown(newest);
@@ -172,6 +208,9 @@ impl<'r> Session<'r> {
 
     /// Presence, subscriptions.
     fn say_hello(&mut self, resumed: bool) {
+        let (up, down) = if self.tls { SET_UP_TLS } else { SET_UP };
+        self.road.counters.sent(up);
+        self.road.counters.received(down);
         let body = json!({ "state": "online", "since": clock::now() });
         let topic = self.road.native.topic(&self.road.gateway, "status");
         self.publish_aside(topic, body.to_string().into_bytes(), true);
@@ -228,7 +267,11 @@ impl<'r> Session<'r> {
             let after = self.road.config.unacked_timeout;
             return Err(Down::new(format!("nothing was acknowledged for {after:?}: the link is dead")));
         }
-        self.save().await;
+        let moved: u64 = Lane::ALL.iter().map(|lane| self.drain.cursor(*lane) - self.saved[*lane as usize]).sum();
+        if self.saving.is_none() && (moved >= FAR || now >= self.save_due) {
+            self.save_due = now + SAVE;
+            self.saving = self.save();
+        }
         if now.saturating_duration_since(self.ledger_asked) > LEDGER {
             self.ledger_asked = now;
             if let Err(error) = self.road.store.settle_gaps().await {
@@ -241,16 +284,21 @@ impl<'r> Session<'r> {
         Ok(())
     }
 
-    /// Writes down how far the cloud has everything.
-    async fn save(&mut self) {
+    /// Writes down how far the cloud has everything, and what that has cost; nothing where nothing moved.
+    fn save(&mut self) -> Option<Saving> {
         let now: [u64; 4] = std::array::from_fn(|lane| self.drain.cursor(Lane::ALL[lane]));
         let moved: Vec<(Lane, u64)> =
             Lane::ALL.into_iter().map(|l| (l, now[l as usize])).filter(|(l, n)| *n > self.saved[*l as usize]).collect();
         if moved.is_empty() {
-            return;
+            return None;
         }
-        match self.road.store.move_cursors(&self.road.consumer, moved).await {
-            Ok(()) => self.saved = now,
+        let (store, consumer, cost) = (self.road.store.clone(), self.road.consumer.clone(), self.road.budget_setting());
+        Some(Box::pin(async move { (now, store.move_cursors_and(&consumer, moved, cost).await) }))
+    }
+
+    fn saved(&mut self, (at, done): ([u64; 4], Result<(), StoreError>)) {
+        match done {
+            Ok(()) => self.saved = at,
             // It is only a repetition that this costs.
             Err(error) => tracing::warn!(%error, "the cursor could not be written down"),
         }

@@ -53,11 +53,25 @@ impl Counters {
     }
 }
 
+/// What `bytes` that were written at once take on the wire: headers of IPv4 and TCP with time stamps (RFC 791, 9293,
+/// 7323) for every segment, and header, type and tag of TLS 1.3 (RFC 8446, section 5.2) for every record. An estimate:
+/// the kernel cuts segments as it likes.
+pub fn on_wire(bytes: usize, tls: bool) -> usize {
+    const SEGMENT: usize = 1448;
+    const HEADERS: usize = 52;
+    const RECORD: usize = 16 << 10;
+    let bytes = if tls { bytes + bytes.div_ceil(RECORD) * (5 + 1 + 16) } else { bytes };
+    bytes + bytes.div_ceil(SEGMENT) * HEADERS
+}
+
+/// A segment that only acknowledges.
+pub const BARE_ACK: usize = 52;
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counted {
     pub in_flight: u64,
     pub acknowledged: u64,
-    /// Bytes of MQTT packets; what TLS and TCP put around them is not in it.
+    /// Bytes on the wire, with what TCP/IP and TLS put around them.
     pub sent: u64,
     pub received: u64,
     pub last_error: Option<String>,

@@ -50,6 +50,8 @@ pub enum WireEvent {
     Subscribed {
         refused: usize,
     },
+    /// A PINGREQ went out.
+    Ping,
     Other,
 }
 
@@ -89,15 +91,31 @@ pub struct Down {
     pub reason: String,
     /// Trying again soon will not help: credentials, rights, protocol.
     pub refused: bool,
+    /// What the broker minds, where it said so.
+    pub minds: Option<Minds>,
+}
+
+/// What a broker ends a connection over that would otherwise go on for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Minds {
+    /// It wants less, or later: each further attempt waits longer, whatever was acknowledged meanwhile.
+    Rate,
+    /// A packet was too large for it.
+    Size,
 }
 
 impl Down {
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: false }
+        Self { reason: reason.into(), refused: false, minds: None }
+    }
+
+    /// The broker asks to wait.
+    pub fn later(reason: impl Into<String>) -> Self {
+        Self { minds: Some(Minds::Rate), ..Self::new(reason) }
     }
 
     pub fn refused(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), refused: true }
+        Self { refused: true, ..Self::new(reason) }
     }
 }
 
@@ -140,6 +158,13 @@ impl Wire {
     /// The next event. May be dropped while it waits: nothing is lost by it.
     pub async fn next(&mut self) -> Result<WireEvent, Down> {
         self.events.next().await.unwrap_or_else(|| Err(Down::new("the connection ended")))
+    }
+
+    /// Bytes of a QoS 1 publish without properties (MQTT 3.1.1 and 5, section 3.3).
+    pub fn publish_bytes(&self, topic: &str, payload: &[u8]) -> usize {
+        let properties = usize::from(matches!(self.client, Client::V5(_)));
+        let rest = 2 + topic.len() + 2 + properties + payload.len();
+        1 + (1..4).find(|digits| rest < 1 << (7 * digits)).unwrap_or(4) + rest
     }
 
     /// Queues a publish with QoS 1; false where the queue is full.
@@ -257,6 +282,7 @@ fn event_v3(event: rumqttc::Event) -> Result<WireEvent, Down> {
     use rumqttc::{Event, Packet, SubscribeReasonCode};
     Ok(match event {
         Event::Outgoing(Outgoing::Publish(id)) => WireEvent::Sent(id),
+        Event::Outgoing(Outgoing::PingReq) => WireEvent::Ping,
         Event::Incoming(Packet::ConnAck(ack)) => {
             WireEvent::Up { session_present: ack.session_present, max_packet: None, receive_max: None }
         }
@@ -278,6 +304,7 @@ fn event_v5(event: v5::Event) -> Result<WireEvent, Down> {
     use v5::mqttbytes::v5::{Packet, SubscribeReasonCode};
     Ok(match event {
         v5::Event::Outgoing(Outgoing::Publish(id)) => WireEvent::Sent(id),
+        v5::Event::Outgoing(Outgoing::PingReq) => WireEvent::Ping,
         v5::Event::Incoming(Packet::ConnAck(ack)) => WireEvent::Up {
             session_present: ack.session_present,
             max_packet: ack.properties.as_ref().and_then(|p| p.max_packet_size),
@@ -322,8 +349,8 @@ fn down_v3(error: rumqttc::ConnectionError) -> Down {
     use rumqttc::{ConnectReturnCode as Code, ConnectionError as Error};
     match error {
         Error::ConnectionRefused(code) => Down {
-            reason: format!("the broker refused the connection: {code:?}"),
             refused: code != Code::ServiceUnavailable,
+            ..Down::new(format!("the broker refused the connection: {code:?}"))
         },
         Error::NetworkTimeout => Down::new("the broker did not answer in time"),
         other => Down::new(other.to_string()),
@@ -331,10 +358,12 @@ fn down_v3(error: rumqttc::ConnectionError) -> Down {
 }
 
 fn down_v5(error: v5::ConnectionError) -> Down {
-    use v5::{ConnectionError as Error, mqttbytes::v5::ConnectReturnCode as Code};
+    use v5::{
+        ConnectionError as Error,
+        mqttbytes::v5::{ConnectReturnCode as Code, DisconnectReasonCode as Reason},
+    };
     match error {
         Error::ConnectionRefused(code) => Down {
-            reason: format!("the broker refused the connection: {code:?}"),
             refused: matches!(
                 code,
                 Code::BadUserNamePassword
@@ -346,6 +375,22 @@ fn down_v5(error: v5::ConnectionError) -> Down {
                     | Code::UnsupportedProtocolVersion
                     | Code::RefusedProtocolVersion
             ),
+            minds: matches!(code, Code::QuotaExceeded | Code::ConnectionRateExceeded).then_some(Minds::Rate),
+            ..Down::new(format!("the broker refused the connection: {code:?}"))
+        },
+        Error::MqttState(v5::StateError::ServerDisconnect { reason_code, reason_string }) => Down {
+            minds: match reason_code {
+                Reason::PacketTooLarge => Some(Minds::Size),
+                Reason::QuotaExceeded | Reason::MessageRateTooHigh | Reason::ConnectionRateExceeded => {
+                    Some(Minds::Rate)
+                }
+                _ => None,
+            },
+            refused: matches!(reason_code, Reason::NotAuthorized | Reason::SessionTakenOver),
+            ..Down::new(match reason_string {
+                Some(said) => format!("the broker ended the connection ({reason_code:?}): {said}"),
+                None => format!("the broker ended the connection: {reason_code:?}"),
+            })
         },
         Error::Timeout(_) => Down::new("the broker did not answer in time"),
         other => Down::new(other.to_string()),

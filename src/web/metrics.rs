@@ -50,6 +50,14 @@ fn render(overview: &Overview, connections: &[Connection]) -> String {
     page.one("headgate_link_acknowledged_total", "counter", "Records the cloud has acknowledged.", link.acknowledged);
     page.one("headgate_link_sent_bytes_total", "counter", "Bytes sent to the cloud.", link.bytes_sent);
     page.one("headgate_link_received_bytes_total", "counter", "Bytes received from the cloud.", link.bytes_received);
+    if !link.budgets.is_empty() {
+        page.head("headgate_link_budget_bytes", "gauge", "Bytes on the wire in this period: limit, used and forecast.");
+    }
+    for budget in &link.budgets {
+        for (what, bytes) in [("limit", budget.limit), ("used", budget.used), ("forecast", budget.forecast)] {
+            page.line("headgate_link_budget_bytes", &[("span", &budget.span), ("what", what)], bytes);
+        }
+    }
     let log = &overview.log;
     page.head("headgate_log_waiting_records", "gauge", "Records that wait for the cloud, by lane.");
     for lane in &log.lanes {
@@ -63,6 +71,9 @@ fn render(overview: &Overview, connections: &[Connection]) -> String {
     page.one("headgate_log_out_per_second", "gauge", "Records acknowledged by the cloud per second.", log.rate_out);
     if let Some(full) = log.full_in {
         page.one("headgate_log_full_seconds", "gauge", "Seconds without a cloud until records must be dropped.", full);
+    }
+    if let Some(drained) = log.drained_in {
+        page.one("headgate_log_drained_seconds", "gauge", "Seconds until nothing older waits for the cloud.", drained);
     }
     page.head("headgate_log_dropped_total", "counter", "Records dropped and declared, by cause.");
     for (cause, count) in &log.dropped {

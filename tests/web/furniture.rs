@@ -296,6 +296,8 @@ impl Plant {
                 acknowledged: 4_882_113,
                 bytes_sent: 812_000_000,
                 bytes_received: 9_120_000,
+                bytes_per_record: Some(64.0),
+                budgets: Vec::new(),
                 last_error: None,
             },
             log: LogStatus {

@@ -12,7 +12,8 @@ use crate::{
     uplink::{
         flights::Cargo,
         inbox::Settled,
-        wire::{Down, Verdict, WireEvent},
+        status::{BARE_ACK, on_wire},
+        wire::{Down, Minds, Verdict, WireEvent},
     },
 };
 
@@ -24,6 +25,10 @@ impl Session<'_> {
             let Some(event) = self.wire.next().now_or_never() else { break };
             self.event(event?).await?;
         }
+        if self.incoming > 0 {
+            self.road.counters.received(on_wire(std::mem::take(&mut self.incoming), self.tls));
+            self.road.counters.sent(BARE_ACK);
+        }
         Ok(())
     }
 
@@ -31,13 +36,13 @@ impl Session<'_> {
         match event {
             WireEvent::Sent(id) => self.flights.sent(id, Instant::now()),
             WireEvent::Acked { id, verdict } => {
-                self.road.counters.received(4);
+                self.incoming += 4;
                 if let Some(cargo) = self.flights.acked(id, Instant::now()) {
                     self.landed(cargo, verdict).await?;
                 }
             }
             WireEvent::Message(message) => {
-                self.road.counters.received(message.payload.len() + message.topic.len() + 8);
+                self.incoming += message.payload.len() + message.topic.len() + 8;
                 if let Some(settled) = self.inbox.accept(message) {
                     self.settle(settled);
                 }
@@ -47,6 +52,10 @@ impl Session<'_> {
                     format!("the broker refused {refused} subscriptions: orders for some devices will not arrive");
                 tracing::warn!(refused, "the broker refused subscriptions");
                 self.road.counters.error(text);
+            }
+            WireEvent::Ping => {
+                self.outgoing += 2;
+                self.incoming += 2;
             }
             WireEvent::Subscribed { .. } | WireEvent::Up { .. } | WireEvent::Other => {}
         }
@@ -64,7 +73,7 @@ impl Session<'_> {
                 Ok(())
             }
             // What is behind it must not overtake it: the connection begins anew at the cursor.
-            Verdict::Later(reason) => Err(Down::new(format!("the broker asks to wait: {reason}"))),
+            Verdict::Later(reason) => Err(Down::later(format!("the broker asks to wait: {reason}"))),
             Verdict::NotAllowed(reason) => {
                 Err(Down::refused(format!("the broker does not allow a publish ({} lane): {reason}", lane.name())))
             }
@@ -108,7 +117,10 @@ impl Session<'_> {
     pub(super) async fn judge_end(&mut self, end: &End) {
         let End::Down(down) = end else { return };
         let Some(Cargo::Records { lane, positions }) = self.flights.oldest().cloned() else { return };
-        if self.acks > 0 || down.reason.contains("link is dead") {
+        if down.minds == Some(Minds::Size) {
+            // It said so: no need to find out by trying.
+            self.road.barren = self.road.barren.max(1);
+        } else if self.acks > 0 || down.minds.is_some() || down.reason.contains("link is dead") {
             return;
         }
         self.road.barren += 1;

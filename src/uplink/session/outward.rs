@@ -7,7 +7,7 @@ use crate::{
     clock,
     model::{ids::DeviceId, record::Lane, time::Millis},
     store::faults,
-    uplink::{batches::Bounds, flights::Cargo, wire::Down},
+    uplink::{batches::Bounds, flights::Cargo, status::on_wire, wire::Down},
 };
 
 impl Session<'_> {
@@ -19,11 +19,11 @@ impl Session<'_> {
                 self.make_ready().await?;
             }
             let Some(out) = self.ready.pop_front() else { break };
-            let bytes = out.payload.len() + out.topic.len() + 8;
+            let bytes = self.wire.publish_bytes(&out.topic, &out.payload);
             if !self.wire.publish(out.topic, out.payload, out.retain) {
                 return Err(Down::new("the client's queue is full"));
             }
-            self.road.counters.sent(bytes);
+            self.outgoing += bytes;
             if faults::planted("cursor-before-puback") {
                 self.drain.acknowledge(out.lane, &out.positions);
             }
@@ -40,13 +40,16 @@ impl Session<'_> {
             }));
         }
         self.road.counters.in_flight(self.flights.len() as u64);
+        if self.outgoing > 0 {
+            self.road.counters.sent(on_wire(std::mem::take(&mut self.outgoing), self.tls));
+        }
         Ok(())
     }
 
-    pub(super) async fn make_ready(&mut self) -> Result<(), Down> {
+    async fn make_ready(&mut self) -> Result<(), Down> {
         let mut oversize = Vec::new();
         let allowed = if self.road.config.backlog_rate == 0 { usize::MAX } else { self.tokens.max(0.0) as usize };
-        let lanes = self.road.budget.lanes(clock::now());
+        let lanes = self.road.budget.lanes(clock::now()).min(self.lanes_without_wait());
         // A batch that takes a slow link longer than it is waited for would never be acknowledged.
         let bounds = Bounds { bytes: self.bounds.bytes.min(self.flights.window / 2), ..self.bounds };
         let out = self.drain.next(bounds, lanes, allowed, &mut oversize);
@@ -77,7 +80,21 @@ impl Session<'_> {
         Ok(())
     }
 
-    pub(super) fn refill(&mut self) {
+    /// How many lanes need no company: readings wait for it up to `batch_wait`, unless there is a backlog or a batch.
+    fn lanes_without_wait(&mut self) -> usize {
+        let wait = self.road.config.batch_wait;
+        let idle = if wait.is_zero() { 0 } else { self.drain.idle() };
+        if idle == 0 {
+            self.waits = None;
+            return Lane::ALL.len();
+        }
+        let now = Instant::now();
+        let since = *self.waits.get_or_insert(now);
+        let enough = idle >= self.bounds.records as u64 || self.drain.late() > 0;
+        if enough || now.saturating_duration_since(since) >= wait { Lane::ALL.len() } else { Lane::Telemetry as usize }
+    }
+
+    fn refill(&mut self) {
         let rate = f64::from(self.road.config.backlog_rate);
         let now = Instant::now();
         let earned = rate * now.saturating_duration_since(self.refilled).as_secs_f64();
@@ -86,9 +103,9 @@ impl Session<'_> {
     }
 
     pub(super) fn publish_aside(&mut self, topic: String, body: Vec<u8>, retain: bool) {
-        let bytes = body.len() + topic.len() + 8;
+        let bytes = self.wire.publish_bytes(&topic, &body);
         if self.wire.publish(topic, body, retain) {
-            self.road.counters.sent(bytes);
+            self.outgoing += bytes;
             self.flights.queue(Cargo::Aside, bytes, Instant::now());
         }
     }

@@ -92,10 +92,18 @@ function link(link) {
       ["Confirmed", link.state !== "disabled" && `${count(link.acknowledged)} records`],
       ["In flight", link.state !== "disabled" && count(link.inFlight)],
       ["Sent / received", link.state !== "disabled" && `${bytes(link.bytesSent)} / ${bytes(link.bytesReceived)}`],
+      ["Per record", link.bytesPerRecord && `${bytes(link.bytesPerRecord)} on the wire`],
+      ...(link.budgets ?? []).map(budget),
       ["Last error", link.lastError],
     ].filter(([, value]) => value)));
   box.firstChild.append(h("span", { class: "push" }, chip(word, tone)));
   return box;
+}
+
+/** A limit of a metered link: what is used, what the period will have cost, and what waits for the next one. */
+function budget(limit) {
+  const waits = limit.held.length > 0 && `; ${limit.held.join(", ")} wait until ${clock(limit.ends)}`;
+  return [`This ${limit.span}`, `${bytes(limit.used)} of ${bytes(limit.limit)}, ${bytes(limit.forecast)} expected${waits || ""}`];
 }
 
 function log(overview) {
