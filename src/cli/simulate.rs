@@ -11,7 +11,7 @@ use std::{
 
 use super::{modbus, status::plain};
 use crate::{
-    config::read::parse_duration,
+    config::amount::parse_duration,
     drivers::{coap::simulate as coap, mqtt::simulate as mqtt},
     model::ids::DeviceId,
     tasks::Tasks,

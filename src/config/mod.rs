@@ -1,6 +1,7 @@
 //! Text to checked values: read what was written, check what it means, or say *all* problems at once.
 
 pub mod access;
+pub mod amount;
 pub mod broker;
 pub mod change;
 pub mod coap;

@@ -10,7 +10,7 @@ use jiff::{
 use serde_json::Value as Json;
 
 use crate::{
-    config::read::parse_duration,
+    config::amount::parse_duration,
     model::{
         command::{Command, Refusal, RefusalCode},
         device::{Device, Presence, Protocol},

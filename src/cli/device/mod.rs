@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::read::parse_duration,
+    config::amount::parse_duration,
     model::view::{Change, CommandView, DeviceRow, DeviceView, Trend},
 };
 

@@ -199,7 +199,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             Err(error) => return complain(&error),
         },
         Tool::Write { place, whom, what, value, verify, revert_after } => {
-            let revert = revert_after.as_deref().map(crate::config::read::parse_duration).transpose();
+            let revert = revert_after.as_deref().map(crate::config::amount::parse_duration).transpose();
             let (target, revert) = match (whom.target(), revert) {
                 (Ok(target), Ok(revert)) => (target, revert),
                 (Err(error), _) => return complain(&error),
@@ -222,7 +222,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             Err(error) => return complain(&error),
         },
         Tool::Scope { place, time, unit, capture } => {
-            let seconds = match crate::config::read::parse_duration(&time) {
+            let seconds = match crate::config::amount::parse_duration(&time) {
                 Ok(time) => time.as_secs_f64(),
                 Err(error) => return complain(&format!("--time {error}")),
             };

@@ -10,10 +10,7 @@ use super::{
     profile::{Detect, Profile, ProfileCommand, Profiles},
 };
 use crate::{
-    config::{
-        device::Common,
-        read::{Section, parse_duration},
-    },
+    config::{amount::parse_duration, device::Common, read::Section},
     model::ids::DeviceId,
 };
 

@@ -37,9 +37,9 @@ export function jobsPage(body) {
     meter.firstChild.style.width = `${share}%`;
     const targets = h("details", { open: opened.has(id) }, h("summary", {}, `${count(job.targets.length)} devices`),
       h("ul", { class: "list" }, job.targets.map((target) => h("li", {}, h("div", { class: "line" },
-        h("a", { class: "grow name", href: `#/devices/${encodeURIComponent(target.device)}` }, target.device),
-        target.error && h("span", { class: "soft small" }, target.error),
-        target.attempt > 1 && h("span", { class: "soft small" }, `attempt ${count(target.attempt)}`),
+        h("div", { class: "grow" },
+          h("a", { class: "name", href: `#/devices/${encodeURIComponent(target.device)}` }, target.device),
+          h("div", { class: "soft small" }, [target.error, target.attempt > 1 && `attempt ${count(target.attempt)}`].filter(Boolean).join(" · "))),
         chip(words(target.status), place[target.status]))))));
     targets.addEventListener("toggle", () => { if (targets.open) opened.add(id); else opened.delete(id); });
     return h("li", {}, h("div", { class: "line" }, h("div", { class: "grow" },

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::config::read::parse_duration;
+use crate::config::amount::parse_duration;
 
 /// Faults of all units; clones share them. Unit 0 stands for every unit without faults of its own.
 #[derive(Debug, Clone, Default)]
