@@ -5,6 +5,7 @@
 
 mod answer;
 mod merge;
+pub mod reconcile;
 mod request;
 mod tree;
 
