@@ -219,8 +219,10 @@ pub enum OrderKind {
         name: Option<String>,
         document: Json,
     },
+    /// Refused where the shadow has another version than `version` by now, if one is named.
     ShadowDelete {
         name: Option<String>,
+        version: Option<u64>,
     },
     /// `config/desired`: `{"version", "config"}`.
     Config(Json),

@@ -15,6 +15,7 @@ pub mod presence;
 pub mod problem;
 pub mod read;
 pub mod rules;
+pub mod shadow_sync;
 pub mod shadows;
 pub mod updates;
 pub mod uplink;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use jiff::tz::{Offset, TimeZone};
 
-use super::read::Section;
+use super::{read::Section, shadow_sync::ShadowSync};
 
 /// Which MQTT is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,18 @@ impl Default for BudgetConfig {
         Self { day: 0, month: 0, zone: TimeZone::UTC }
     }
 }
+
+/// How the cloud keeps shadows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// As the contract says: reported goes up with the log, desired comes down as orders.
+    Native,
+    /// The cloud has a shadow service of its own (AWS IoT Core): both sides are kept equal.
+    Aws,
+}
+
+/// Publishes per second of one connection that AWS IoT Core takes.
+const AWS_PUBLISHES: u32 = 100;
 
 /// Where the cloud's broker listens: `mqtt://host:port` or `mqtts://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +116,9 @@ pub struct UplinkTls {
 pub struct UplinkConfig {
     /// Absent: no cloud; the log keeps what it can.
     pub broker: Option<Address>,
+    pub dialect: Dialect,
+    /// With the dialect `aws`.
+    pub shadows: ShadowSync,
     pub version: Version,
     /// The gateway's id where absent.
     pub client_id: Option<String>,
@@ -140,6 +155,8 @@ impl Default for UplinkConfig {
     fn default() -> Self {
         Self {
             broker: None,
+            dialect: Dialect::Native,
+            shadows: ShadowSync::default(),
             version: Version::V5,
             client_id: None,
             username: None,
@@ -168,6 +185,10 @@ impl UplinkConfig {
         let default = Self::default();
         let mut config = Self {
             broker: section.parsed("broker", "write \"mqtt://host:1883\" or \"mqtts://host:8883\"", Address::parse),
+            dialect: section
+                .choice("dialect", &[("native", Dialect::Native), ("aws", Dialect::Aws)])
+                .unwrap_or(default.dialect),
+            shadows: section.section("shadows").map(|shadows| ShadowSync::read(&shadows)).unwrap_or_default(),
             version: section
                 .choice("version", &[("3.1.1", Version::V3), ("5", Version::V5)])
                 .unwrap_or(default.version),
@@ -210,7 +231,19 @@ impl UplinkConfig {
         config
     }
 
+    /// Publishes of the log per second: what the cloud takes of one connection without those of the shadows. `None`:
+    /// as many as it takes.
+    pub fn log_rate(&self) -> Option<u32> {
+        // Twelve more than their rate may go in a second after a rest.
+        let shadows = self.shadows.rate + self.shadows.rate / 5 + 2;
+        (self.dialect == Dialect::Aws).then(|| AWS_PUBLISHES.saturating_sub(shadows).max(5))
+    }
+
     fn check(&self, section: &Section<'_>) {
+        if self.dialect == Dialect::Native && self.shadows != ShadowSync::default() {
+            let hint = "add dialect = \"aws\", or leave [uplink.shadows] out: the native dialect has nothing to sync";
+            section.problem("shadows", "is only for a cloud with shadows of its own", hint);
+        }
         if self.root.matches("{device}").count() != 1 {
             let hint = "write a root with {device} in it once, for example \"devices/{device}\"";
             section.problem("topic_root", format!("{:?}", self.root), hint);

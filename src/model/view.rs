@@ -72,6 +72,23 @@ pub struct LinkStatus {
     #[serde(default)]
     pub budgets: Vec<BudgetStatus>,
     pub last_error: Option<String>,
+    /// Where the cloud has shadows of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadows: Option<ShadowSyncStatus>,
+}
+
+/// How far the shadows here and in the cloud are equal.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShadowSyncStatus {
+    pub total: usize,
+    pub equal: usize,
+    /// On their way, or waiting for the cloud.
+    pub waiting: usize,
+    /// Not taken by the cloud; not tried again until something changes.
+    pub refused: usize,
+    /// Device, named shadow and why, of the first hundred that are refused.
+    pub reasons: Vec<(DeviceId, Option<String>, String)>,
 }
 
 /// One limit of a metered link.

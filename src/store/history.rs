@@ -28,6 +28,17 @@ pub const MIGRATIONS: &[&str] = &["
     CREATE INDEX history_of_device ON history (device, own, id);
 "];
 
+/// A step of the sync with the cloud that changed nothing here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Note {
+    /// The cloud's values that gave way to ours: path, what the cloud had, what it has from now on.
+    Overruled(Vec<(String, Option<Json>, Option<Json>)>),
+    /// Deleted here before, now deleted there too.
+    DeletedInCloud,
+    /// The cloud will not take it.
+    Refused(String),
+}
+
 /// Members named in one entry at most; more are counted, not named.
 const CHANGES: usize = 32;
 /// Bytes of one entry's changes at most; larger values are left out.
@@ -100,6 +111,18 @@ impl Writer {
                 None => return Ok(()),
             },
         };
+        self.enter(device, name, door, at, version, changes)
+    }
+
+    fn enter(
+        &mut self,
+        device: &DeviceId,
+        name: &str,
+        door: &Door,
+        at: i64,
+        version: u64,
+        changes: String,
+    ) -> Result<(), StoreError> {
         let own = *door == Door::Device;
         let door = serde_json::to_string(door).unwrap_or_default();
         let mut insert = self.connection.prepare_cached(
@@ -158,6 +181,34 @@ fn write_down(mut changes: Vec<Change>) -> Option<String> {
 }
 
 impl Store {
+    /// Notes a step of the sync; the section is `cloud`.
+    pub async fn note_history(
+        &self,
+        device: &DeviceId,
+        name: &str,
+        at: Millis,
+        version: u64,
+        note: Note,
+    ) -> Result<(), StoreError> {
+        let (device, name) = (device.clone(), name.to_owned());
+        let cloud = |path: &str| format!("cloud/{path}");
+        let changes = match note {
+            Note::Overruled(members) => members
+                .into_iter()
+                .take(CHANGES)
+                .map(|(path, from, to)| Change { path: cloud(&path), from, to })
+                .collect(),
+            Note::DeletedInCloud => vec![Change { path: cloud("deleted"), from: None, to: Some(Json::Bool(true)) }],
+            Note::Refused(why) => vec![Change { path: cloud("refused"), from: None, to: Some(Json::String(why)) }],
+        };
+        let Some(changes) = write_down(changes) else { return Ok(()) };
+        self.write(move |writer| match writer.history.keep.entries {
+            0 => Ok(()),
+            _ => writer.enter(&device, &name, &Door::Gateway, at.0, version, changes),
+        })
+        .await
+    }
+
     /// Sets how much history is kept; from the next change on.
     pub async fn keep_history(&self, keep: Keep) -> Result<(), StoreError> {
         self.write(move |writer| {

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::{
     StoreError, accounts, alarms, artifacts, audit, commands, configs, credentials, desired, devices, executions,
-    history, jobs, log, retained, sessions, settings, shadows,
+    history, jobs, log, retained, sessions, settings, shadows, sync,
 };
 
 /// Table owner and its steps, oldest first. Append steps, never edit one that has shipped.
@@ -26,6 +26,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("sessions", sessions::MIGRATIONS),
     ("settings", settings::MIGRATIONS),
     ("shadows", shadows::MIGRATIONS),
+    // After shadows, whose first step made its table.
+    ("sync", sync::MIGRATIONS),
 ];
 
 /// Brings every table up to date. A kill half-way leaves whole steps only; a database from the future is refused.

@@ -28,6 +28,7 @@ pub mod retained;
 pub mod sessions;
 pub mod settings;
 pub mod shadows;
+pub mod sync;
 pub mod time;
 
 use std::{

@@ -63,6 +63,17 @@ pub enum Updated {
     Unchanged(Arc<Document>),
 }
 
+/// What became of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// The version it had.
+    Version(u64),
+    /// There was none.
+    Nothing,
+    /// It has another version than the one that was to be deleted.
+    Other,
+}
+
 /// A shadow as lists show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -71,18 +82,6 @@ pub struct Listed {
     pub name: String,
     pub version: u64,
     pub changed: Millis,
-}
-
-/// What one cloud is known to hold of a shadow.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Synced {
-    /// Our version when both sides were last equal.
-    pub local_version: u64,
-    pub cloud_version: u64,
-    /// The document both sides agreed on; `None` after a deletion.
-    pub document: Option<Document>,
-    /// Why the cloud refuses this shadow for good.
-    pub refused: Option<String>,
 }
 
 impl Writer {
@@ -147,10 +146,19 @@ impl Writer {
         Ok(Ok(Updated::Changed(Box::new(outcome))))
     }
 
-    /// Deletes a shadow; the version that was deleted, or `None` where there is none.
-    fn shadow_delete(&mut self, device: &DeviceId, name: &Arc<str>, how: &How) -> Result<Option<u64>, StoreError> {
+    /// Deletes a shadow, if it still has `expected`.
+    fn shadow_delete(
+        &mut self,
+        device: &DeviceId,
+        name: &Arc<str>,
+        expected: Option<u64>,
+        how: &How,
+    ) -> Result<Deleted, StoreError> {
         let key = (device.clone(), name.clone());
-        let (Some(row), Slot::Live(document)) = self.slot(&key)? else { return Ok(None) };
+        let (Some(row), Slot::Live(document)) = self.slot(&key)? else { return Ok(Deleted::Nothing) };
+        if expected.is_some_and(|expected| expected != document.version) {
+            return Ok(Deleted::Other);
+        }
         let version = document.version + 1;
         let mut update = self.connection.prepare_cached(
             "UPDATE shadows SET version = ?2, changed = ?3, deleted = ?3, document = NULL WHERE id = ?1",
@@ -159,7 +167,7 @@ impl Writer {
         drop(update);
         self.shadows.put(key, Entry { row, slot: Slot::Tombstone { version, at: how.at } }, 0);
         self.remember(device, name, &how.door, how.at.0, document.version, history::What::Deleted)?;
-        Ok(Some(document.version))
+        Ok(Deleted::Version(document.version))
     }
 }
 
@@ -175,7 +183,7 @@ fn state_record(device: &DeviceId, outcome: &Outcome) -> NewRecord {
     NewRecord { device: device.clone(), kind: Kind::State, name: None, ts: outcome.at, body: body.into() }
 }
 
-fn load(connection: &Connection, device: &DeviceId, name: &str) -> Result<Option<(i64, Slot)>, StoreError> {
+pub(super) fn load(connection: &Connection, device: &DeviceId, name: &str) -> Result<Option<(i64, Slot)>, StoreError> {
     let mut select = connection
         .prepare_cached("SELECT id, version, deleted, document FROM shadows WHERE device = ?1 AND name = ?2")?;
     let row = select.query_row((device.as_str(), name), |row| {
@@ -234,15 +242,16 @@ impl Store {
         self.write_then(move |writer| writer.shadow_update(&device, &name, request, &how), then).await
     }
 
-    /// Deletes a shadow and answers with the version it had; its version is remembered for 48 hours.
+    /// Deletes a shadow (only `expected`, if given); the version it had is remembered for 48 hours.
     pub async fn shadow_delete_then(
         &self,
         device: DeviceId,
         name: Arc<str>,
+        expected: Option<u64>,
         how: How,
-        then: impl FnOnce(Result<Option<u64>, StoreError>) + Send + 'static,
+        then: impl FnOnce(Result<Deleted, StoreError>) + Send + 'static,
     ) -> Result<(), StoreError> {
-        self.write_then(move |writer| writer.shadow_delete(&device, &name, &how), then).await
+        self.write_then(move |writer| writer.shadow_delete(&device, &name, expected, &how), then).await
     }
 
     /// A shadow as it is after everything queued before.
@@ -293,67 +302,6 @@ impl Store {
                 writer.shadows.forget();
             }
             Ok(())
-        })
-        .await
-    }
-
-    /// What `cloud` is known to hold of a shadow.
-    pub async fn synced(&self, cloud: &str, device: &DeviceId, name: &str) -> Result<Option<Synced>, StoreError> {
-        let (cloud, device, name) = (cloud.to_owned(), device.as_str().to_owned(), name.to_owned());
-        self.read(move |connection| {
-            let mut select = connection.prepare_cached(
-                "SELECT local_version, cloud_version, document, refused FROM shadow_sync
-                 WHERE cloud = ?1 AND device = ?2 AND name = ?3",
-            )?;
-            let row = select.query_row((cloud, device, name), |row| {
-                let numbers = (row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, i64>(1)?.unsigned_abs());
-                Ok((numbers, row.get::<_, Option<Vec<u8>>>(2)?, row.get(3)?))
-            });
-            let Some(((local_version, cloud_version), bytes, refused)) = row.optional()? else { return Ok(None) };
-            let document = bytes.map(|bytes| Document::decode(&bytes, local_version)).transpose();
-            let document = document.map_err(StoreError::Damaged)?;
-            Ok(Some(Synced { local_version, cloud_version, document, refused }))
-        })
-        .await
-    }
-
-    pub async fn set_synced(&self, cloud: &str, device: &DeviceId, name: &str, to: Synced) -> Result<(), StoreError> {
-        let (cloud, device, name) = (cloud.to_owned(), device.as_str().to_owned(), name.to_owned());
-        self.write(move |writer| {
-            let mut put = writer.connection.prepare_cached(
-                "INSERT OR REPLACE INTO shadow_sync (cloud, device, name, local_version, cloud_version, document, refused)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?;
-            let document = to.document.as_ref().map(Document::encode);
-            put.execute(params![
-                cloud,
-                device,
-                name,
-                to.local_version as i64,
-                to.cloud_version as i64,
-                document,
-                to.refused
-            ])?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Shadows (and tombstones) that are not as `cloud` last held them: what a sync has to look at after a restart.
-    pub async fn unsynced(&self, cloud: &str) -> Result<Vec<(DeviceId, String)>, StoreError> {
-        let cloud = cloud.to_owned();
-        self.read(move |connection| {
-            let mut select = connection.prepare_cached(
-                "SELECT s.device, s.name FROM shadows s
-                 LEFT JOIN shadow_sync y ON y.cloud = ?1 AND y.device = s.device AND y.name = s.name
-                 WHERE y.local_version IS NOT s.version AND (s.deleted IS NULL OR y.cloud IS NOT NULL)",
-            )?;
-            let rows = select.query_map([cloud], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
-            rows.map(|row| {
-                let (device, name) = row?;
-                Ok((DeviceId::new(&device).map_err(|e| StoreError::Damaged(e.to_string()))?, name))
-            })
-            .collect()
         })
         .await
     }

@@ -20,7 +20,12 @@ use crate::{
         shadow::{Document, Outcome, Rejection},
         time::Millis,
     },
-    store::{StoreError, commands::Open, executions::Changed, shadows::Updated},
+    store::{
+        StoreError,
+        commands::Open,
+        executions::Changed,
+        shadows::{Deleted, Updated},
+    },
 };
 
 /// What a shadow request counts against the work under way, in records.
@@ -44,7 +49,7 @@ pub(super) enum Done {
         name: Arc<str>,
         token: Option<String>,
         source: Source,
-        result: Result<Option<u64>, StoreError>,
+        result: Result<Deleted, StoreError>,
     },
     Got {
         device: DeviceId,

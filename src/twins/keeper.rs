@@ -17,7 +17,7 @@ use super::{
     done::{Done, Purpose},
     latest::{Budget, Latest},
     pursuit::Pursuit,
-    shadows::Source,
+    shadows::{Deletion, Source},
     takein::Gathered,
     voice::{self, Voice},
 };
@@ -265,9 +265,10 @@ impl Keeping {
             OrderKind::Delta(_) | OrderKind::Desired(_) | OrderKind::ShadowUpdate { .. } => {
                 self.shadow_order(device, door, what, reply).await;
             }
-            OrderKind::ShadowDelete { name } => {
-                let how = self.how(door, clock::now());
-                self.delete_shadow(device, name.unwrap_or_default().into(), None, how, Source::Order(reply)).await;
+            OrderKind::ShadowDelete { name, version } => {
+                let (name, how) = (name.unwrap_or_default().into(), self.how(door, clock::now()));
+                let request = Deletion { token: None, version };
+                self.delete_shadow(device, name, request, how, Source::Order(reply)).await;
             }
             OrderKind::Command(command) => self.command_order(device, door, command, reply),
             OrderKind::Config(document) => {

@@ -24,7 +24,7 @@ use crate::{
     store::{
         StoreError,
         history::Entry,
-        shadows::{How, Updated},
+        shadows::{Deleted, How, Updated},
     },
 };
 
@@ -39,6 +39,12 @@ pub(super) enum Source {
     Driver,
     /// The gateway's own remarks; nobody waits.
     Gateway,
+}
+
+/// A request to delete a shadow; with a version only that one is deleted.
+pub(super) struct Deletion {
+    pub token: Option<String>,
+    pub version: Option<u64>,
 }
 
 impl Keeping {
@@ -64,7 +70,8 @@ impl Keeping {
                     }
                     (None, ShadowOperation::Delete) => {
                         let token = shadow::token_of(&payload);
-                        self.delete_shadow(device, name, token, how, Source::Topic(reply)).await;
+                        let request = Deletion { token, version: None };
+                        self.delete_shadow(device, name, request, how, Source::Topic(reply)).await;
                     }
                     (None, ShadowOperation::Update) => match Request::parse(&payload, &self.limits) {
                         Ok(request) => self.update_shadow(device, name, request, how, Source::Topic(reply)).await,
@@ -160,14 +167,15 @@ impl Keeping {
         &mut self,
         device: DeviceId,
         name: Arc<str>,
-        token: Option<String>,
+        request: Deletion,
         how: How,
         source: Source,
     ) {
         let done = self.begin(REQUEST);
         let (of, called) = (device.clone(), name.clone());
+        let Deletion { token, version } = request;
         let then = move |result| drop(done.send(Done::Deleted { device: of, name: called, token, source, result }));
-        let _ = self.store.shadow_delete_then(device, name, how, then).await;
+        let _ = self.store.shadow_delete_then(device, name, version, how, then).await;
     }
 
     /// Reads a shadow as it is after all that was queued before.
@@ -224,12 +232,12 @@ impl Keeping {
         name: &Arc<str>,
         token: Option<String>,
         source: Source,
-        result: Result<Option<u64>, StoreError>,
+        result: Result<Deleted, StoreError>,
     ) {
         let operation = ShadowOperation::Delete;
         let named = (!name.is_empty()).then_some(&**name);
         match result {
-            Ok(Some(version)) => {
+            Ok(Deleted::Version(version)) => {
                 let answer = shadow::deleted(version, clock::now(), token);
                 self.voice.say(LocalMessage::new(voice::shadow(device, name, "delete/accepted"), answer));
                 self.tell_shadow(device, name, version);
@@ -239,8 +247,11 @@ impl Keeping {
                     Source::Driver | Source::Gateway => {}
                 }
             }
-            Ok(None) => {
-                let rejection = Rejection::no_shadow(device.as_str(), named, token);
+            Ok(other) => {
+                let rejection = match other {
+                    Deleted::Other => Rejection::new(409, "Version conflict", token),
+                    _ => Rejection::no_shadow(device.as_str(), named, token),
+                };
                 match source {
                     Source::Topic(reply) => self.reject(device, name, operation, &rejection, reply),
                     Source::Order(reply) => drop(reply.send(Err(as_refusal(&rejection)))),

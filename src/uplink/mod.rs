@@ -18,9 +18,11 @@ mod drain;
 mod encoding;
 mod flights;
 mod inbox;
+mod pace;
 mod road;
 mod session;
 mod status;
+pub mod sync;
 mod wire;
 
 use std::{
@@ -33,12 +35,12 @@ use tokio::sync::watch;
 use crate::{
     bus::{Events, Orders},
     clock,
-    config::uplink::UplinkConfig,
+    config::uplink::{Dialect, UplinkConfig},
     model::{
         event::LinkState,
         ids::DeviceId,
         time::Millis,
-        view::{BudgetStatus, LinkStatus, LogStatus},
+        view::{BudgetStatus, LinkStatus, LogStatus, ShadowSyncStatus},
     },
     store::{Store, StoreError},
     tasks::Tasks,
@@ -59,6 +61,8 @@ pub struct Uplink {
     store: Store,
     broker: Option<String>,
     endurance: u64,
+    /// Where the cloud has shadows of its own.
+    shadows: Option<watch::Receiver<ShadowSyncStatus>>,
 }
 
 impl Uplink {
@@ -82,7 +86,32 @@ impl Uplink {
             bytes_per_record: (counted.acknowledged > 0).then(|| bytes / counted.acknowledged as f64),
             budgets: self.budgets.borrow().clone(),
             last_error: counted.last_error,
+            shadows: self.shadows.as_ref().map(|status| status.borrow().clone()),
         }
+    }
+
+    /// Whether a shadow is as the cloud holds it, where the cloud has shadows of its own: `{"state": "equal"}`,
+    /// `waiting` or `refused` with its reason.
+    pub async fn shadow_sync(
+        &self,
+        device: &DeviceId,
+        name: Option<&str>,
+    ) -> Result<Option<serde_json::Value>, StoreError> {
+        let Some(status) = &self.shadows else { return Ok(None) };
+        let refused = status.borrow().reasons.iter().find(|r| r.0 == *device && r.1.as_deref() == name).cloned();
+        let standing = self.store.standing_of(CONSUMER, device, name.unwrap_or("")).await?;
+        let synced = standing.synced.unwrap_or_default();
+        let reason = refused.map(|(_, _, reason)| reason).or(synced.refused.map(|refused| refused.reason));
+        let state = match &reason {
+            Some(_) => "refused",
+            None if synced.cloud_version > 0 && synced.local_version == standing.version => "equal",
+            None => "waiting",
+        };
+        let mut view = serde_json::json!({ "state": state, "cloudVersion": synced.cloud_version });
+        if let Some(reason) = reason {
+            view["reason"] = reason.into();
+        }
+        Ok(Some(view))
     }
 
     /// The log as far as the cloud has not got it, with rates and forecasts.
@@ -115,6 +144,22 @@ pub fn start(config: UplinkConfig, around: Surroundings) -> Uplink {
     let (tell_rates, rates) = watch::channel(Rates::default());
     let (tell_budgets, budgets) = watch::channel(Vec::new());
     let counters = Arc::new(Counters::default());
+    let (line, shadows) = match config.dialect {
+        Dialect::Aws if config.broker.is_some() => {
+            let around = sync::Surroundings {
+                gateway: around.gateway.clone(),
+                store: around.store.clone(),
+                orders: around.orders.clone(),
+                events: around.events.clone(),
+                children: around.children.clone(),
+                tasks: around.tasks.clone(),
+                cloud: CONSUMER,
+            };
+            let (line, status) = sync::start(&config.shadows, around);
+            (Some(line), Some(status))
+        }
+        _ => (None, None),
+    };
     let uplink = Uplink {
         state,
         rates,
@@ -123,13 +168,14 @@ pub fn start(config: UplinkConfig, around: Surroundings) -> Uplink {
         store: around.store.clone(),
         broker: config.broker.as_ref().map(ToString::to_string),
         endurance: around.endurance,
+        shadows,
     };
     around
         .tasks
         .spawn("uplink figures", sample(around.store.clone(), counters.clone(), tell_rates, around.tasks.clone()));
     if config.broker.is_some() {
         let tasks = around.tasks.clone();
-        let road = Road::new(config, around, Told { state: tell_state, budgets: tell_budgets, counters });
+        let road = Road::new(config, around, Told { state: tell_state, budgets: tell_budgets, counters, line });
         tasks.spawn("uplink", road.run());
     }
     uplink

@@ -14,6 +14,7 @@ use super::{
     dialect::native::Native,
     session::{End, Session},
     status::Counters,
+    sync::Line,
     wire::{Dial, Down, Minds, Wire, WireEvent},
 };
 use crate::{
@@ -61,6 +62,8 @@ pub struct Road {
     failures: u32,
     /// Bytes that are in the budget already.
     spent: u64,
+    /// Where the cloud has shadows of its own.
+    pub(super) line: Option<Line>,
     /// What the broker has of us in a session that it resumes.
     pub(super) subscribed: Vec<String>,
 }
@@ -78,6 +81,8 @@ pub struct Told {
     pub state: watch::Sender<(LinkState, Millis)>,
     pub budgets: watch::Sender<Vec<BudgetStatus>>,
     pub counters: Arc<Counters>,
+    /// To the sync of the shadows.
+    pub line: Option<Line>,
 }
 
 impl Road {
@@ -91,6 +96,7 @@ impl Road {
             barren: 0,
             failures: 0,
             spent: 0,
+            line: told.line,
             subscribed: Vec::new(),
             consumer: CONSUMER.into(),
             gateway: around.gateway,

@@ -18,6 +18,7 @@ use super::{
     encoding::Encoder,
     flights::Flights,
     inbox::Inbox,
+    pace::Pace,
     road::Road,
     wire::{Down, Wire},
 };
@@ -76,6 +77,11 @@ pub struct Session<'r> {
     saved: [u64; 4],
     children: Vec<DeviceId>,
     ledger_asked: Instant,
+    /// Subscriptions not answered yet, before the shadows may ask; and whether the broker kept our session.
+    awaited: usize,
+    resumed: bool,
+    /// Publishes of the log, where the cloud takes only so many a second.
+    pace: Pace,
     /// Publishes that were acknowledged.
     pub acks: u64,
     /// Bytes of packets since the last look, for the account of what the link costs.
@@ -128,6 +134,9 @@ impl<'r> Session<'r> {
             saved: cursors,
             children: Vec::new(),
             ledger_asked: now,
+            awaited: 0,
+            resumed: false,
+            pace: Pace::new(road.config.log_rate(), now),
             acks: 0,
             outgoing: 0,
             incoming: 0,
@@ -143,6 +152,9 @@ impl<'r> Session<'r> {
     pub async fn run(&mut self, resumed: bool) -> End {
         self.say_hello(resumed);
         let end = self.serve().await;
+        if let Some(line) = &mut self.road.line {
+            line.down();
+        }
         self.road.window = self.flights.window;
         if let End::Stopping = end {
             self.say_goodbye().await;
@@ -170,8 +182,15 @@ impl<'r> Session<'r> {
             if let Err(down) = self.send().await {
                 return End::Down(down);
             }
+            let paced = self.pace.wait(Instant::now());
             tokio::select! {
                 () = stopping.cancelled() => return End::Stopping,
+                () = tokio::time::sleep_until(paced.unwrap_or_else(Instant::now).into()), if paced.is_some() => {}
+                (topic, payload) = async { self.road.line.as_mut().expect("guarded").outgoing().await },
+                    if self.road.line.is_some() && self.flights.has_room() =>
+                {
+                    self.publish_aside(topic, payload, false);
+                }
                 event = self.wire.next() => {
                     if let Err(down) = self.events(event).await {
                         return End::Down(down);
@@ -215,13 +234,36 @@ impl<'r> Session<'r> {
         let topic = self.road.native.topic(&self.road.gateway, "status");
         self.publish_aside(topic, body.to_string().into_bytes(), true);
         self.children = self.road.children.borrow().clone();
-        let filters = self.road.native.filters(&self.children);
+        let filters = self.filters(&self.children);
         // A session that is resumed has them, unless children came meanwhile.
-        if !resumed || self.road.subscribed != filters {
+        self.resumed = resumed && self.road.subscribed == filters;
+        if !self.resumed {
             for some in filters.chunks(FILTERS) {
-                self.wire.subscribe(some);
+                self.awaited += usize::from(self.wire.subscribe(some));
             }
             self.road.subscribed = filters;
+        }
+        self.shadows_may_ask();
+    }
+
+    fn filters(&self, children: &[DeviceId]) -> Vec<String> {
+        let mut filters = self.road.native.filters(children);
+        filters.extend(self.road.line.iter().flat_map(|line| line.filters(children)));
+        filters
+    }
+
+    /// Filters for one device that came or went; none where wildcards cover it.
+    fn filters_of(&self, child: &DeviceId) -> Vec<String> {
+        let native = &self.road.native;
+        let mut filters = if native.is_ours_alone() { Vec::new() } else { native.filters_of(child) };
+        filters.extend(self.road.line.iter().flat_map(|line| line.filters_of(child)));
+        filters
+    }
+
+    /// As soon as their answers can arrive.
+    fn shadows_may_ask(&mut self) {
+        if let Some(line) = self.road.line.as_mut().filter(|_| self.awaited == 0) {
+            line.up(self.resumed);
         }
     }
 
@@ -242,20 +284,17 @@ impl<'r> Session<'r> {
 
     /// Subscriptions follow the children that come and go.
     fn follow(&mut self, now: Vec<DeviceId>) {
-        if !self.road.native.is_ours_alone() {
-            let native = &self.road.native;
-            for child in now.iter().filter(|child| !self.children.contains(child)) {
-                for some in native.filters_of(child).chunks(FILTERS) {
-                    self.wire.subscribe(some);
-                }
-            }
-            for child in self.children.iter().filter(|child| !now.contains(child) && **child != self.road.gateway) {
-                for filter in native.filters_of(child) {
-                    self.wire.unsubscribe(&filter);
-                }
+        for child in now.iter().filter(|child| !self.children.contains(child)) {
+            for some in self.filters_of(child).chunks(FILTERS) {
+                self.wire.subscribe(some);
             }
         }
-        self.road.subscribed = self.road.native.filters(&now);
+        for child in self.children.iter().filter(|child| !now.contains(child) && **child != self.road.gateway) {
+            for filter in self.filters_of(child) {
+                self.wire.unsubscribe(&filter);
+            }
+        }
+        self.road.subscribed = self.filters(&now);
         self.children = now;
     }
 
@@ -271,6 +310,9 @@ impl<'r> Session<'r> {
         if self.saving.is_none() && (moved >= FAR || now >= self.save_due) {
             self.save_due = now + SAVE;
             self.saving = self.save();
+        }
+        if let Some(line) = &mut self.road.line {
+            line.tick();
         }
         if now.saturating_duration_since(self.ledger_asked) > LEDGER {
             self.ledger_asked = now;

@@ -29,6 +29,13 @@ pub struct Policy {
     pub reported: Side,
 }
 
+impl Policy {
+    /// What is here counts in both sections.
+    pub fn all_here(self) -> Policy {
+        Policy { desired: Side::Here, reported: Side::Here }
+    }
+}
+
 impl Default for Policy {
     /// The device knows what it is, the cloud knows what it wants.
     fn default() -> Self {
@@ -83,6 +90,14 @@ impl Sections {
         let mut sections = Sections::default();
         sections.apply(state);
         sections
+    }
+
+    /// As it is stored, without times: those are kept by the shadow itself.
+    pub fn to_document(&self, version: u64) -> Document {
+        let mut document = Document { version, ..Document::default() };
+        document.desired.merge(&self.desired, 0);
+        document.reported.merge(&self.reported, 0);
+        document
     }
 
     pub fn is_empty(&self) -> bool {

@@ -43,21 +43,30 @@ impl Session<'_> {
             }
             WireEvent::Message(message) => {
                 self.incoming += message.payload.len() + message.topic.len() + 8;
-                if let Some(settled) = self.inbox.accept(message) {
+                let line = self.road.line.as_mut();
+                if line.is_some_and(|line| line.hear(&message.topic, &message.payload)) {
+                    self.wire.acknowledge(&message.receipt);
+                } else if let Some(settled) = self.inbox.accept(message) {
                     self.settle(settled);
                 }
             }
-            WireEvent::Subscribed { refused } if refused > 0 => {
-                let text =
-                    format!("the broker refused {refused} subscriptions: orders for some devices will not arrive");
-                tracing::warn!(refused, "the broker refused subscriptions");
-                self.road.counters.error(text);
+            WireEvent::Subscribed { refused } => {
+                if refused > 0 {
+                    let text =
+                        format!("the broker refused {refused} subscriptions: orders for some devices will not arrive");
+                    tracing::warn!(refused, "the broker refused subscriptions");
+                    self.road.counters.error(text);
+                }
+                if self.awaited > 0 {
+                    self.awaited -= 1;
+                    self.shadows_may_ask();
+                }
             }
             WireEvent::Ping => {
                 self.outgoing += 2;
                 self.incoming += 2;
             }
-            WireEvent::Subscribed { .. } | WireEvent::Up { .. } | WireEvent::Other => {}
+            WireEvent::Up { .. } | WireEvent::Other => {}
         }
         Ok(())
     }

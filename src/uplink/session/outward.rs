@@ -14,7 +14,7 @@ impl Session<'_> {
     /// Publishes as much as there is room for, and reads ahead.
     pub(super) async fn send(&mut self) -> Result<(), Down> {
         self.refill();
-        while self.flights.has_room() {
+        while self.flights.has_room() && self.pace.wait(Instant::now()).is_none() {
             if self.ready.is_empty() {
                 self.make_ready().await?;
             }
@@ -27,6 +27,7 @@ impl Session<'_> {
             if faults::planted("cursor-before-puback") {
                 self.drain.acknowledge(out.lane, &out.positions);
             }
+            self.pace.take(Instant::now());
             let cargo = Cargo::Records { lane: out.lane, positions: out.positions };
             self.flights.queue(cargo, bytes, Instant::now());
         }

@@ -83,7 +83,7 @@ pub async fn delete_named(
     caller: Caller,
 ) -> Answer<Value> {
     let entry = AuditEntry::done(caller.who(), "shadow.delete", &*id).detail(&*name);
-    let order = OrderKind::ShadowDelete { name: Some(name) };
+    let order = OrderKind::ShadowDelete { name: Some(name), version: None };
     let deleted = app.orders.place(device(&id)?, caller.door(), order).await?;
     app.note(entry).await;
     Ok(Json(deleted))

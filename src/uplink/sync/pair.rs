@@ -1,0 +1,464 @@
+//! One shadow and its twin in the cloud, as far as that is known: what to do next. A plain value with the time given.
+//!
+//! ```text
+//!  unknown ──ask (get)──▶ asked ──answer──▶ news ──look──▶ equal ◀──confirmed── sent (update, delete)
+//!     ▲                     │ nothing, 429, 500              │  ▲                  │
+//!     └── after a pause ◀───┴──── 409, nothing, a gap ◀──────┼──┼──────────────────┘ 413, 403, …: refused
+//!                                                            └──┘ a change heard in turn, or made here
+//! ```
+//! The cloud's messages come at least once and in any order; versions order them. What is one ahead of what is known is
+//! worked in, what is older is dropped, and any doubt ends in a question for the whole document.
+
+use serde_json::Value as Json;
+
+use crate::{
+    model::{shadow::reconcile::Sections, time::Millis},
+    store::sync::Refused,
+};
+
+/// What the cloud said of one shadow.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// `update/accepted`: somebody's request, maybe ours.
+    Updated { version: u64, state: Json, token: Option<Token> },
+    /// `delete/accepted`, with the version that was deleted.
+    Deleted { version: u64, token: Option<Token> },
+    /// `get/accepted`: the whole document.
+    Got { version: u64, values: Sections, token: Option<Token> },
+    Rejected { code: u16, message: String, token: Option<Token> },
+}
+
+/// A client token that this gateway made, now or in an earlier life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    pub number: u64,
+    /// Made since this process began.
+    pub ours_now: bool,
+}
+
+/// Something to be worked in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// All that the cloud holds; `None` where it holds no such shadow.
+    Whole(Option<Sections>),
+    /// A change to what was agreed on; `own` where it was ours and is heard late.
+    Patch { state: Json, own: bool },
+}
+
+/// What is asked of the cloud.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    Get,
+    /// `version` where the cloud is known to hold the shadow. `bytes`: the values both will then hold.
+    Update {
+        state: Json,
+        version: Option<u64>,
+        bytes: u64,
+    },
+    Delete,
+}
+
+/// What is to be done with a pair.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Ask the cloud for the whole document.
+    Ask,
+    /// Compare both sides; `version` is the cloud's.
+    Look { news: Option<News>, version: u64 },
+}
+
+/// What the store has to be told after something was heard.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Settle {
+    /// The cloud took what was sent.
+    Confirm { version: u64 },
+    /// The cloud deleted it as we asked.
+    Gone { version: u64 },
+    /// The cloud will not take it.
+    Refuse(Refused),
+}
+
+/// What came of a look.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Looked {
+    /// Nothing has to be sent. `exact`: what is agreed on is what the cloud holds.
+    Settled { exact: bool },
+    /// Written down, and to be sent now.
+    Send(Request),
+    /// Not now: the store or the keeper is busy.
+    Later,
+}
+
+/// How long what takes. Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For an answer.
+    pub answer: i64,
+    /// Between two updates of one shadow; what changes meanwhile is merged.
+    pub interval: i64,
+    /// Between two looks at a shadow of which nothing is heard.
+    pub verify: i64,
+    /// The first pause after a failure, and the longest.
+    pub pause: (i64, i64),
+    /// Failures in a row after which the next connection is waited for.
+    pub attempts: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Knows {
+    /// Nothing that counts: it must be asked.
+    Nothing,
+    /// Enough to leave it alone, not enough to build on.
+    Partly,
+    /// What is agreed on is what the cloud holds.
+    Exactly,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Asked {
+    Get,
+    Update { version: Option<u64>, bytes: u64 },
+    Delete,
+}
+
+#[derive(Debug, Clone)]
+struct Flight {
+    token: u64,
+    asked: Asked,
+    since: Millis,
+}
+
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// The cloud's version as last heard.
+    version: u64,
+    /// The cloud holds no such shadow: numbering may begin anew.
+    missing: bool,
+    knows: Knows,
+    /// The highest version heard since the question under way was asked.
+    heard: u64,
+    flight: Option<Flight>,
+    news: Option<News>,
+    changed: bool,
+    busy: bool,
+    failures: u32,
+    not_before: Millis,
+    sent_at: Millis,
+    verify_at: Millis,
+    refused: Option<Refused>,
+    /// Not even questions are allowed.
+    mute: bool,
+}
+
+impl Pair {
+    /// Nothing is known of the cloud's side but what it refused before.
+    pub fn new(refused: Option<Refused>) -> Pair {
+        Pair {
+            version: 0,
+            missing: false,
+            knows: Knows::Nothing,
+            heard: 0,
+            flight: None,
+            news: None,
+            changed: false,
+            busy: false,
+            failures: 0,
+            not_before: Millis(0),
+            sent_at: Millis(i64::MIN / 2),
+            verify_at: Millis(i64::MAX),
+            refused,
+            mute: false,
+        }
+    }
+
+    /// Something waits for an answer or is being worked on: it holds one of the few places.
+    pub fn is_under_way(&self) -> bool {
+        self.busy || self.flight.is_some()
+    }
+
+    pub fn is_equal(&self) -> bool {
+        !self.is_under_way() && self.news.is_none() && !self.changed && self.knows != Knows::Nothing
+    }
+
+    pub fn refused(&self) -> Option<&Refused> {
+        self.refused.as_ref()
+    }
+
+    /// Whether an update to values of so many bytes may be tried although the cloud refused one before.
+    pub fn may_send(&self, bytes: u64) -> bool {
+        self.refused.as_ref().is_none_or(|refused| refused.bytes.is_some_and(|too_many| bytes < too_many))
+    }
+
+    /// The shadow was changed here.
+    pub fn changed_here(&mut self) {
+        self.changed = true;
+    }
+
+    /// There is a road. Where the broker kept the session nothing was missed, else anything may have been.
+    pub fn line_up(&mut self, resumed: bool) {
+        if !resumed {
+            self.doubt();
+        }
+        (self.failures, self.not_before) = (0, Millis(0));
+        // What failed for a passing reason is tried again, what was refused is not.
+        if self.refused.as_ref().is_some_and(|refused| refused.reason.starts_with(GAVE_UP)) {
+            (self.refused, self.mute) = (None, false);
+            self.doubt();
+        }
+    }
+
+    /// The road ended: what became of a request under way is unknown.
+    pub fn line_down(&mut self) {
+        if self.flight.take().is_some() {
+            self.doubt();
+        }
+    }
+
+    /// Whatever is believed of the cloud may be wrong.
+    pub fn doubt(&mut self) {
+        self.knows = Knows::Nothing;
+        self.news = None;
+    }
+
+    /// What is to be done now. A look counts as begun.
+    pub fn next(&mut self, now: Millis, patience: &Patience) -> Option<Next> {
+        if self.flight.as_ref().is_some_and(|flight| now.since(flight.since) >= patience.answer) {
+            self.flight = None;
+            self.fail("the cloud did not answer", now, patience);
+        }
+        if self.is_under_way() {
+            return None;
+        }
+        if self.news.is_some() {
+            (self.busy, self.changed) = (true, false);
+            return Some(Next::Look { news: self.news.take(), version: self.version });
+        }
+        if self.mute || now < self.not_before {
+            return None;
+        }
+        match self.knows {
+            Knows::Nothing => Some(Next::Ask),
+            _ if now >= self.verify_at => Some(Next::Ask),
+            _ if !self.changed || now.since(self.sent_at) < self.interval(patience) => None,
+            Knows::Partly => Some(Next::Ask),
+            Knows::Exactly => {
+                (self.busy, self.changed) = (true, false);
+                Some(Next::Look { news: None, version: self.version })
+            }
+        }
+    }
+
+    /// When [`Pair::next`] may have something to do although nothing happens.
+    pub fn wake(&self, patience: &Patience) -> Option<Millis> {
+        if let Some(flight) = &self.flight {
+            return Some(flight.since.plus(patience.answer));
+        }
+        if self.busy || self.mute {
+            return None;
+        }
+        let work = match self.knows {
+            _ if self.news.is_some() => Some(Millis(0)),
+            Knows::Nothing => Some(self.not_before),
+            _ if self.changed => Some(self.not_before.max(self.sent_at.plus(self.interval(patience)))),
+            _ => None,
+        };
+        let verify = Some(self.verify_at.max(self.not_before)).filter(|at| at.0 != i64::MAX);
+        work.into_iter().chain(verify).min()
+    }
+
+    /// What is refused is looked at rarely, however often it changes.
+    fn interval(&self, patience: &Patience) -> i64 {
+        match self.refused {
+            Some(_) => patience.interval.max(patience.pause.1),
+            None => patience.interval,
+        }
+    }
+
+    /// A request is on its way.
+    pub fn sent(&mut self, request: &Request, token: u64, now: Millis) {
+        let asked = match request {
+            Request::Get => {
+                self.heard = 0;
+                Asked::Get
+            }
+            Request::Update { version, bytes, .. } => Asked::Update { version: *version, bytes: *bytes },
+            Request::Delete => Asked::Delete,
+        };
+        self.sent_at = now;
+        self.flight = Some(Flight { token, asked, since: now });
+    }
+
+    /// A look has ended. True where what it wants to send may go: nothing was heard meanwhile.
+    pub fn looked(&mut self, looked: &Looked, now: Millis, patience: &Patience) -> bool {
+        self.busy = false;
+        match looked {
+            Looked::Settled { exact } => {
+                self.failures = 0;
+                if self.knows != Knows::Nothing {
+                    self.knows = if *exact { Knows::Exactly } else { Knows::Partly };
+                }
+                false
+            }
+            Looked::Send(_) => self.knows != Knows::Nothing,
+            Looked::Later => {
+                self.doubt();
+                self.pause(now, patience);
+                false
+            }
+        }
+    }
+
+    /// The store has written down what [`Pair::hear`] asked for.
+    pub fn settled(&mut self, good: bool, now: Millis, patience: &Patience) {
+        self.busy = false;
+        if !good {
+            self.doubt();
+            self.pause(now, patience);
+        }
+    }
+
+    /// Something was heard. Where the store has to be told, the pair is busy until [`Pair::settled`].
+    pub fn hear(&mut self, heard: Heard, now: Millis, patience: &Patience) -> Option<Settle> {
+        let settle = match heard {
+            Heard::Updated { version, state, token } => self.updated(version, state, token),
+            Heard::Deleted { version, token } => self.deleted(version, token),
+            Heard::Got { version, values, token } => {
+                if self.lands(token, |asked| *asked == Asked::Get).is_some() {
+                    self.whole(Some(values), version, now, patience);
+                }
+                None
+            }
+            Heard::Rejected { code, message, token } => self.rejected(code, message, token, now, patience),
+        };
+        self.busy |= settle.is_some();
+        settle
+    }
+
+    /// The flight that an answer belongs to.
+    fn lands(&mut self, token: Option<Token>, kind: impl Fn(&Asked) -> bool) -> Option<Asked> {
+        let flight = self.flight.as_ref()?;
+        let ours = token.is_some_and(|token| token.ours_now && token.number == flight.token);
+        if !ours || !kind(&flight.asked) {
+            return None;
+        }
+        self.flight.take().map(|flight| flight.asked)
+    }
+
+    fn updated(&mut self, version: u64, state: Json, token: Option<Token>) -> Option<Settle> {
+        self.heard = self.heard.max(version);
+        if let Some(Asked::Update { version: based, .. }) = self.lands(token, |a| matches!(a, Asked::Update { .. })) {
+            // Made without a version there may have been something before it.
+            let certain = based.is_some_and(|based| based + 1 == version) && self.knows != Knows::Nothing;
+            self.knows = if certain { Knows::Exactly } else { Knows::Nothing };
+            (self.version, self.missing, self.failures, self.refused) = (version, false, 0, None);
+            return Some(Settle::Confirm { version });
+        }
+        if self.missing {
+            self.doubt();
+        } else if version > self.version {
+            let in_turn = version == self.version + 1 && self.knows == Knows::Exactly;
+            if in_turn && !self.is_under_way() && self.news.is_none() {
+                self.news = Some(News::Patch { state, own: token.is_some() });
+            } else {
+                self.doubt();
+            }
+            self.version = version;
+        }
+        None
+    }
+
+    fn deleted(&mut self, version: u64, token: Option<Token>) -> Option<Settle> {
+        self.heard = self.heard.max(version + 1);
+        if self.lands(token, |asked| *asked == Asked::Delete).is_some() {
+            (self.version, self.missing, self.failures) = (version + 1, true, 0);
+            return Some(Settle::Gone { version: version + 1 });
+        }
+        if version >= self.version && !self.missing {
+            let idle = self.knows == Knows::Exactly && !self.is_under_way() && self.news.is_none();
+            (self.version, self.missing) = (version + 1, true);
+            match idle {
+                true => self.news = Some(News::Whole(None)),
+                false => self.doubt(),
+            }
+        }
+        None
+    }
+
+    /// The whole document, asked for: what was heard since the question and is newer makes it old already.
+    fn whole(&mut self, values: Option<Sections>, version: u64, now: Millis, patience: &Patience) {
+        if self.heard > version {
+            self.knows = Knows::Nothing;
+            return;
+        }
+        (self.missing, self.failures) = (values.is_none(), 0);
+        if values.is_some() {
+            self.version = version;
+        }
+        (self.knows, self.news) = (Knows::Exactly, Some(News::Whole(values)));
+        self.verify_at = now.plus(patience.verify);
+    }
+
+    fn rejected(
+        &mut self,
+        code: u16,
+        message: String,
+        token: Option<Token>,
+        now: Millis,
+        patience: &Patience,
+    ) -> Option<Settle> {
+        let asked = self.lands(token, |_| true)?;
+        match (&asked, code) {
+            (Asked::Get, 404) => {
+                // Nothing that was heard since the question speaks against it, or it is asked again.
+                self.whole(None, 0, now, patience);
+                None
+            }
+            (Asked::Delete, 404) => {
+                self.missing = true;
+                Some(Settle::Gone { version: self.version })
+            }
+            (_, 409) => {
+                self.fail(&format!("409 {message}"), now, patience);
+                None
+            }
+            (_, 400 | 401 | 403 | 404 | 413 | 415) => {
+                let bytes = match asked {
+                    Asked::Update { bytes, .. } if code == 413 => Some(bytes),
+                    _ => None,
+                };
+                self.mute = asked == Asked::Get;
+                self.knows = Knows::Partly;
+                let refused = Refused { reason: format!("{code} {message}"), bytes };
+                self.refused = Some(refused.clone());
+                Some(Settle::Refuse(refused))
+            }
+            _ => {
+                self.fail(&format!("{code} {message}"), now, patience);
+                None
+            }
+        }
+    }
+
+    /// Something failed for a reason that may pass: asked again after a pause, but not for ever.
+    fn fail(&mut self, why: &str, now: Millis, patience: &Patience) {
+        self.doubt();
+        if self.failures >= patience.attempts {
+            let reason = format!("{GAVE_UP} {} attempts: {why}", self.failures);
+            (self.refused, self.mute) = (Some(Refused { reason, bytes: None }), true);
+            return;
+        }
+        self.pause(now, patience);
+    }
+
+    fn pause(&mut self, now: Millis, patience: &Patience) {
+        let (first, most) = patience.pause;
+        let span = first.saturating_mul(1 << self.failures.min(20)).min(most);
+        self.failures += 1;
+        // Spread over the second half, so that many that failed together do not come back together.
+        let spread = (now.0 ^ (self.version as i64).wrapping_mul(0x9E37_79B9)).rem_euclid(span / 2 + 1);
+        self.not_before = now.plus(span / 2 + spread);
+    }
+}
+
+/// How the reason begins of what is tried again when there is a new connection.
+const GAVE_UP: &str = "gave up after";
