@@ -48,7 +48,8 @@ impl Default for ShadowSync {
 impl ShadowSync {
     pub fn read(section: &Section<'_>) -> Self {
         let normal = Self::default();
-        let side = |key, normal| section.choice(key, &[("local", Side::Here), ("cloud", Side::There)]).unwrap_or(normal);
+        let side =
+            |key, normal| section.choice(key, &[("local", Side::Here), ("cloud", Side::There)]).unwrap_or(normal);
         let span = |key: &'static str, least: Duration, normal: Duration| match section.duration(key) {
             Some(span) if span < least => {
                 section.problem(key, format!("{span:?} is too short"), format!("at least \"{}ms\"", least.as_millis()));

@@ -124,6 +124,12 @@ impl Rooms {
         for ending in self.identity.expiring() {
             notices.push(Notice { urgent: ending.severity >= Severity::Major, text: ending.text });
         }
+        let shadows = self.link().shadows.unwrap_or_default();
+        if let Some((device, name, reason)) = shadows.reasons.first() {
+            let name = name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+            let text = format!("The cloud refuses {} of the shadows: {device}{name}: {reason}", shadows.refused);
+            notices.push(Notice { urgent: false, text });
+        }
         for (name, health) in self.supervisor.health().iter().filter(|(_, health)| !health.running) {
             let error = health.last_error.as_deref().unwrap_or("no reason given");
             notices.push(Notice { urgent: false, text: format!("{name} ended and is started again: {error}") });
@@ -184,7 +190,13 @@ impl Rooms {
 
     async fn shadow(&self, id: DeviceId, name: Option<String>) -> Result<Option<Json>, Refusal> {
         let document = self.keeper.shadow(&id, name.as_deref()).await.map_err(unavailable)?;
-        Ok(document.map(|document| shown(&document)))
+        let Some(document) = document else { return Ok(None) };
+        let mut shown = shown(&document);
+        let uplink = self.uplink.borrow().clone();
+        if let Some(sync) = uplink.shadow_sync(&id, name.as_deref()).await.map_err(unavailable)? {
+            shown["sync"] = sync;
+        }
+        Ok(Some(shown))
     }
 
     async fn commands(&self, id: &DeviceId) -> Result<Vec<CommandView>, Refusal> {

@@ -100,7 +100,13 @@ impl Store {
     }
 
     /// The cloud took what was sent: from now on both agree on it, and the cloud's version is `version`.
-    pub async fn confirm_sent(&self, cloud: &str, device: &DeviceId, name: &str, version: u64) -> Result<(), StoreError> {
+    pub async fn confirm_sent(
+        &self,
+        cloud: &str,
+        device: &DeviceId,
+        name: &str,
+        version: u64,
+    ) -> Result<(), StoreError> {
         let (cloud, device, name) = (cloud.to_owned(), device.as_str().to_owned(), name.to_owned());
         self.write(move |writer| {
             let mut confirm = writer.connection.prepare_cached(
@@ -156,12 +162,7 @@ impl Store {
     }
 }
 
-fn synced(
-    connection: &Connection,
-    cloud: &str,
-    device: &DeviceId,
-    name: &str,
-) -> Result<Option<Synced>, StoreError> {
+fn synced(connection: &Connection, cloud: &str, device: &DeviceId, name: &str) -> Result<Option<Synced>, StoreError> {
     let mut select = connection.prepare_cached(
         "SELECT local_version, cloud_version, document, refused, refused_bytes, sent, sent_version FROM shadow_sync
          WHERE cloud = ?1 AND device = ?2 AND name = ?3",

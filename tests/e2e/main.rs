@@ -7,6 +7,8 @@ mod operations;
 mod peers;
 mod reload;
 mod road;
+mod shadow_cloud;
+mod shadow_sync;
 mod site;
 mod stand_ins;
 mod wishes;

@@ -299,6 +299,7 @@ impl Plant {
                 bytes_per_record: Some(64.0),
                 budgets: Vec::new(),
                 last_error: None,
+                shadows: None,
             },
             log: LogStatus {
                 waiting: 18_204,

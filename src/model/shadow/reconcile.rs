@@ -142,9 +142,7 @@ impl Sections {
     /// The `state` of the update request that makes `to` of `self`; `None` where both are the same.
     pub fn update_to(&self, to: &Sections) -> Option<Json> {
         let mut state = Map::new();
-        for (name, from, to) in
-            [("desired", &self.desired, &to.desired), ("reported", &self.reported, &to.reported)]
-        {
+        for (name, from, to) in [("desired", &self.desired, &to.desired), ("reported", &self.reported, &to.reported)] {
             let patch = match to.is_empty() {
                 true if from.is_empty() => continue,
                 true => Json::Null,
@@ -229,12 +227,7 @@ fn merge_values(base: Option<&Json>, here: Option<&Json>, there: Option<&Json>, 
         Side::Here => (here, there),
         Side::There => (there, here),
     };
-    at.conflicts.push(Conflict {
-        path: at.path.to_owned(),
-        winner: at.policy,
-        won: won.cloned(),
-        lost: lost.cloned(),
-    });
+    at.conflicts.push(Conflict { path: at.path.to_owned(), winner: at.policy, won: won.cloned(), lost: lost.cloned() });
     won.cloned()
 }
 

@@ -36,7 +36,8 @@ pub struct Decision {
 pub fn decide(standing: &Standing, news: Option<&News>, policy: Policy) -> Decision {
     let synced = standing.synced.as_ref();
     let mut base = synced.and_then(|synced| synced.document.as_ref()).map(Sections::from);
-    let sent = synced.and_then(|synced| synced.sent.as_ref()).map(|(document, _)| document.as_ref().map(Sections::from));
+    let sent =
+        synced.and_then(|synced| synced.sent.as_ref()).map(|(document, _)| document.as_ref().map(Sections::from));
     let there = match news {
         None => base.clone(),
         Some(News::Whole(values)) => {
@@ -167,8 +168,7 @@ impl Hands {
         for _ in 0..TRIES {
             let standing = self.store.standing_of(self.cloud, device, name).await.map_err(|e| e.to_string())?;
             let decision = decide(&standing, news.as_ref(), self.policy);
-            let mut here =
-                Here { values: decision.plan.merged.clone(), version: standing.version, refusal: None };
+            let mut here = Here { values: decision.plan.merged.clone(), version: standing.version, refusal: None };
             if let Some(step) = &decision.plan.here {
                 match self.change_here(key, step, &standing).await? {
                     Changed::Version(version) => here.version = version,

@@ -48,9 +48,14 @@ const NAMED: usize = 100;
 /// What the session tells.
 #[derive(Debug)]
 enum FromCloud {
-    Up { resumed: bool },
+    Up {
+        resumed: bool,
+    },
     Down,
-    Message { topic: String, payload: bytes::Bytes },
+    Message {
+        topic: String,
+        payload: bytes::Bytes,
+    },
     /// Some messages found no room.
     Missed,
 }
@@ -142,12 +147,8 @@ pub fn start(config: &ShadowSync, around: Surroundings) -> (Line, watch::Receive
     let (tell, heard) = mpsc::channel(QUEUE);
     let (out, outgoing) = mpsc::channel(QUEUE);
     let (status, watch) = watch::channel(ShadowSyncStatus::default());
-    let hands = Hands {
-        store: around.store.clone(),
-        orders: around.orders,
-        cloud: around.cloud,
-        policy: config.conflict,
-    };
+    let hands =
+        Hands { store: around.store.clone(), orders: around.orders, cloud: around.cloud, policy: config.conflict };
     let sync = Sync {
         desk: Desk::new(patience, config.rate),
         hands,

@@ -20,12 +20,27 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
     /// `update/accepted`: somebody's request, maybe ours.
-    Updated { version: u64, state: Json, token: Option<Token> },
+    Updated {
+        version: u64,
+        state: Json,
+        token: Option<Token>,
+    },
     /// `delete/accepted`, with the version that was deleted.
-    Deleted { version: u64, token: Option<Token> },
+    Deleted {
+        version: u64,
+        token: Option<Token>,
+    },
     /// `get/accepted`: the whole document.
-    Got { version: u64, values: Sections, token: Option<Token> },
-    Rejected { code: u16, message: String, token: Option<Token> },
+    Got {
+        version: u64,
+        values: Sections,
+        token: Option<Token>,
+    },
+    Rejected {
+        code: u16,
+        message: String,
+        token: Option<Token>,
+    },
 }
 
 /// A client token that this gateway made, now or in an earlier life.

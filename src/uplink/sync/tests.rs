@@ -84,18 +84,30 @@ enum Act {
     DeleteHere,
     DeleteThere,
     /// Whatever the pair wants, with a crash right after it was written down.
-    Work { crash: bool },
+    Work {
+        crash: bool,
+    },
     /// The oldest request reaches the cloud, is lost, or arrives twice.
-    Deliver { times: u8 },
+    Deliver {
+        times: u8,
+    },
     /// Any answer arrives, once more than it is taken out where it is kept.
-    Hear { which: usize, keep: bool },
-    Lose { which: usize },
+    Hear {
+        which: usize,
+        keep: bool,
+    },
+    Lose {
+        which: usize,
+    },
     Wait(i64),
-    Cut { resumed: bool },
+    Cut {
+        resumed: bool,
+    },
 }
 
 fn patch() -> impl Strategy<Value = Json> {
-    let value = prop_oneof![(0..3_i64).prop_map(Json::from), Just(Json::Null), Just(json!({"x": 1})), Just(json!({"y": {}}))];
+    let value =
+        prop_oneof![(0..3_i64).prop_map(Json::from), Just(Json::Null), Just(json!({"x": 1})), Just(json!({"y": {}}))];
     let section = prop::collection::btree_map("[abc]", value, 1..3);
     (any::<bool>(), section).prop_map(|(desired, members)| {
         let members: Map<String, Json> = members.into_iter().collect();
@@ -384,7 +396,8 @@ fn a_refusal_for_good_is_not_tried_again_until_it_would_be_smaller() {
     let request = Request::Update { state: json!({}), version: None, bytes: 9010 };
     assert!(world.pair.looked(&Looked::Send(request.clone()), now, &PATIENCE));
     world.pair.sent(&request, 77, now);
-    let no = Heard::Rejected { code: 413, message: "too large".into(), token: Some(Token { number: 77, ours_now: true }) };
+    let no =
+        Heard::Rejected { code: 413, message: "too large".into(), token: Some(Token { number: 77, ours_now: true }) };
     let Some(Settle::Refuse(refused)) = world.pair.hear(no, now, &PATIENCE) else { panic!("not refused") };
     assert_eq!((refused.reason.as_str(), refused.bytes), ("413 too large", Some(9010)));
     world.pair.settled(true, now, &PATIENCE);

@@ -36,7 +36,9 @@ export function shadowTable(page, shadow, name) {
   const problem = (path) => name === null && path.length === 1 ? page.problems[path[0]] : undefined;
   const open = rows.filter((row) => row.open).length;
   return h("section", { class: "card flush" },
-    h("header", {}, h("h2", {}, open ? `${open} open` : "In step"), chip(`version ${shadow.version ?? "–"}`, "plain push")),
+    h("header", {}, h("h2", {}, open ? `${open} open` : "In step"), 
+      shadow.sync && shadow.sync.state !== "equal" && chip(shadow.sync.state === "refused" ? `refused by the cloud: ${shadow.sync.reason}` : "on its way to the cloud", shadow.sync.state === "refused" ? "bad" : "busy"),
+      chip(`version ${shadow.version ?? "–"}`, "plain push")),
     h("div", { class: "scroll" }, h("table", {},
       h("thead", {}, h("tr", {}, ["Name", "Wanted", "Reported"].map((word) => h("th", {}, word)))),
       h("tbody", {}, rows.map((row) => h("tr", { class: row.open ? "open" : "" },

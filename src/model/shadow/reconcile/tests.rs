@@ -110,7 +110,10 @@ fn each_section_has_its_own_winner_and_members_beside_it_are_kept() {
         done.here,
         Some(Step::Update(json!({"desired": {"setpoint": 22, "mode": {"b": 3}}, "reported": {"gone": null}})))
     );
-    assert_eq!(done.there, Some(Step::Update(json!({"desired": {"mode": {"a": 2}}, "reported": {"new": 1, "temp": 2}}))));
+    assert_eq!(
+        done.there,
+        Some(Step::Update(json!({"desired": {"mode": {"a": 2}}, "reported": {"new": 1, "temp": 2}})))
+    );
     let paths: Vec<_> = done.conflicts.iter().map(|c| (c.path.as_str(), c.winner)).collect();
     assert_eq!(paths, [("desired/setpoint", Side::There), ("reported/temp", Side::Here)]);
 }
