@@ -9,6 +9,7 @@ mod reload;
 mod road;
 mod shadow_cloud;
 mod shadow_sync;
+mod shadow_vectors;
 mod site;
 mod stand_ins;
 mod wishes;

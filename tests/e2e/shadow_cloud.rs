@@ -173,7 +173,7 @@ impl State {
             _ => return None,
         };
         self.asked.push(Asked { thing: thing.to_owned(), operation: operation.to_owned(), at: Instant::now() });
-        if self.mischief.deaf_to.is_some_and(|every| self.asked.len() as u64 % every == 0) {
+        if self.mischief.deaf_to.is_some_and(|every| (self.asked.len() as u64).is_multiple_of(every)) {
             return None;
         }
         let body: Json = serde_json::from_slice(payload).unwrap_or(Json::Null);
