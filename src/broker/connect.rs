@@ -20,7 +20,7 @@ use crate::{
     bus::ChildEvent,
     clock,
     config::broker::Anonymous,
-    identity::{Login, LoginRefused, Principal},
+    identity::{Login, LoginRefused, Principal, shown},
     model::{access::Who, ids::DeviceId},
 };
 
@@ -220,12 +220,16 @@ async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec
                 LoginRefused::NoCredentials | LoginRefused::NotActive { .. } | LoginRefused::Expired { .. } => {
                     reason::NOT_AUTHORIZED
                 }
-                LoginRefused::BadCredentials | LoginRefused::Revoked { .. } => reason::BAD_LOGIN,
+                LoginRefused::BadCredentials
+                | LoginRefused::UnknownCertificate { .. }
+                | LoginRefused::Revoked { .. } => reason::BAD_LOGIN,
                 LoginRefused::ClientId { .. } => reason::CLIENT_ID,
                 LoginRefused::Locked { .. } => reason::BUSY,
                 LoginRefused::Unavailable(_) => reason::UNAVAILABLE,
             };
-            tracing::info!(client = connect.client_id, username = connect.username, %refused, "a login is refused");
+            // People put tokens where names belong.
+            let (client, username) = (shown(&connect.client_id), connect.username.as_deref().map(shown));
+            tracing::info!(client, username, %refused, "a login is refused");
             Err(Fault::new(code, refused.outside()))
         }
         Err(_) => Err(Fault::new(reason::UNAVAILABLE, "the login could not be checked in time")),

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -13,7 +13,6 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,7 +20,7 @@ use super::{
     hub::Hub,
     websocket,
 };
-use crate::{config::broker::Limits, tasks::Tasks};
+use crate::{config::broker::Limits, identity::tls, tasks::Tasks};
 
 /// Seconds of the connect rate that may come at once.
 const BURST: f64 = 10.0;
@@ -176,7 +175,7 @@ pub async fn accept(
     }
 }
 
-async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, tls: Option<Tls>, mut peer: Peer) {
+async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, config: Option<Tls>, mut peer: Peer) {
     if !kind.encrypted() {
         return match kind {
             Kind::WebSocket => match timeout_at(peer.deadline, websocket::accept(stream, hub.limits.packet)).await {
@@ -186,10 +185,14 @@ async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, tls: Option<Tls>, m
             _ => connect::serve(hub, stream, peer).await,
         };
     }
-    let Some(config) = tls.map(|tls| tls.borrow().clone()) else { return };
-    let stream = match timeout_at(peer.deadline, TlsAcceptor::from(config).accept(stream)).await {
+    let Some(config) = config.map(|config| config.borrow().clone()) else { return };
+    let stream = match timeout_at(peer.deadline, tls::accept(config, stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::info!(peer = %peer.address, %error, "a TLS handshake failed"),
+        Ok(Err(refused)) => {
+            hub.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(peer = %peer.address, %refused, "a TLS handshake failed");
+            return hub.identity.handshake_refused(peer.address, &refused).await;
+        }
         Err(_) => return refused(&peer, "tls", Some("too slow")),
     };
     peer.certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);

@@ -193,7 +193,7 @@ impl Connection {
             state.count_drop(name_of(refusal.code))
         };
         if first {
-            tracing::warn!(client = &*self.session.client, topic, code = ?refusal.code, message = refusal.message, "a message is refused");
+            tracing::warn!(client = &*self.session.client, topic, code = ?refusal.code, why = refusal.message, "a message is refused");
         }
         match (qos, self.terms.version) {
             (0, _) => Ack::Nothing,

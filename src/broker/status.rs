@@ -1,6 +1,7 @@
 //! The broker as people see it: a row per session, and `$SYS/broker/…` for those who were granted it.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -76,22 +77,45 @@ fn values(hub: &Hub) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The sessions of each device. Client ids may hold wildcards and slashes, device ids cannot.
+fn per_device(hub: &Hub) -> BTreeMap<String, Vec<Connection>> {
+    let mut devices: BTreeMap<String, Vec<Connection>> = BTreeMap::new();
+    for connection in connections(hub) {
+        devices.entry(connection.device.clone()).or_default().push(connection);
+    }
+    devices
+}
+
+fn say(hub: &Hub, name: &str, value: String) {
+    let message = Message {
+        topic: format!("{SYS}broker/{name}").into(),
+        payload: Bytes::from(value),
+        properties: Bytes::new(),
+        qos: 0,
+        retain: true,
+        expires: None,
+        from: None,
+    };
+    drop(hub.publish(&Arc::new(message)));
+}
+
 /// Says the values as retained messages, that are never stored, until stopped.
 pub async fn speak(hub: Arc<Hub>) {
     let stop = hub.tasks.stopping();
+    let mut said: BTreeSet<String> = BTreeSet::new();
     loop {
         for (name, value) in values(&hub) {
-            let message = Message {
-                topic: format!("{SYS}broker/{name}").into(),
-                payload: Bytes::from(value),
-                properties: Bytes::new(),
-                qos: 0,
-                retain: true,
-                expires: None,
-                from: None,
-            };
-            drop(hub.publish(&Arc::new(message)));
+            say(&hub, name, value);
         }
+        let rows = per_device(&hub);
+        for (device, rows) in &rows {
+            say(&hub, &format!("connections/{device}"), serde_json::to_string(rows).unwrap_or_default());
+        }
+        for gone in said.iter().filter(|device| !rows.contains_key(*device)) {
+            // An empty payload takes a retained message away.
+            say(&hub, &format!("connections/{gone}"), String::new());
+        }
+        said = rows.into_keys().collect();
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             () = stop.cancelled() => return,

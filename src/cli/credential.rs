@@ -1,5 +1,7 @@
 //! `headgate credential`: credentials of children, enrolment, and the way back in for a person who lost theirs.
 
+mod print;
+
 use std::{
     fs,
     io::{self, Read, Write},
@@ -11,10 +13,8 @@ use std::{
 use hyper::Method;
 use serde_json::{Value as Json, json};
 
-use super::{
-    client::{Client, ClientError, Daemon},
-    status::plain,
-};
+use super::client::{Client, ClientError, Daemon};
+use print::{list, refused, text, time};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -46,6 +46,8 @@ enum What {
         /// Id of the credential, from the list
         id: String,
         #[command(flatten)]
+        kind: Kind,
+        #[command(flatten)]
         out: Out,
     },
     /// End a credential now; its connection is closed within seconds
@@ -64,14 +66,30 @@ enum What {
         #[arg(long, default_value = "admin", value_parser = ["viewer", "technician", "admin"])]
         role: String,
     },
-    /// Show the gateway's certificate authority (PEM) and its fingerprint
-    Authority,
+    /// List who was refused at the broker's door, and why
+    Refused {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the gateway's certificate authority (PEM) and its fingerprint, or change to a new one
+    Authority {
+        /// Begin a change: a new authority signs, both are trusted, children renew
+        #[arg(long, conflicts_with = "retire")]
+        rotate: bool,
+        /// End a change: the old authority is trusted no longer
+        #[arg(long)]
+        retire: bool,
+        /// Revoke what the old authority signed and nobody renewed
+        #[arg(long, requires = "retire")]
+        force: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 struct Kind {
-    /// A user name and a long random secret (the default)
+    /// A user name and a long random secret (the default for a new credential)
     #[arg(long)]
     token: bool,
     /// A certificate with a key made here
@@ -115,21 +133,30 @@ async fn act(client: &Client, what: &What) -> Result<Result<(), Trouble>, Client
             if *json { println!("{found:#}") } else { list(found.as_array().map_or(&[], Vec::as_slice)) }
         }
         What::Issue { device, kind, out } => {
-            let mut body = match kind.body() {
-                Ok(body) => body,
+            let body = kind.body().and_then(|body| {
+                out.free(device, &body)?;
+                Ok(body)
+            });
+            let mut body = match body {
+                Ok(body) => body.unwrap_or_else(|| json!({ "kind": "token" })),
                 Err(trouble) => return Ok(Err(trouble)),
             };
-            if let Err(trouble) = out.free(device) {
-                return Ok(Err(trouble));
-            }
             body["device"] = json!(device);
             let made = client.send(Method::POST, "/v1/credentials", Some(&body)).await?;
-            return Ok(hand_out(&made, out));
+            return Ok(hand_out(&made, out, false));
         }
-        What::Rotate { id, out } => {
+        What::Rotate { id, kind, out } => {
+            let body = kind.body().and_then(|body| {
+                out.there()?;
+                Ok(body)
+            });
+            let body = match body {
+                Ok(body) => body.unwrap_or_else(|| json!({})),
+                Err(trouble) => return Ok(Err(trouble)),
+            };
             let path = format!("/v1/credentials/{}/rotate", escaped(id));
-            let made = client.send(Method::POST, &path, Some(&json!({}))).await?;
-            return Ok(hand_out(&made, out));
+            let made = client.send(Method::POST, &path, Some(&body)).await?;
+            return Ok(hand_out(&made, out, true));
         }
         What::Revoke { id, reason } => {
             let query = reason.as_deref().map(|reason| format!("?reason={}", escaped(reason))).unwrap_or_default();
@@ -147,10 +174,31 @@ async fn act(client: &Client, what: &What) -> Result<Result<(), Trouble>, Client
             println!("{}", text(&made, "code"));
             eprintln!("Good for one login as {role} on the gateway's page, until {}.", time(&made["expires"]));
         }
-        What::Authority => {
+        What::Refused { json } => {
+            let found: Json = client.get("/v1/credentials/refused").await?;
+            if *json { println!("{found:#}") } else { refused(found.as_array().map_or(&[], Vec::as_slice)) }
+        }
+        What::Authority { rotate: true, .. } => {
+            let authority = client.send(Method::POST, "/v1/authority/rotate", Some(&json!({}))).await?;
+            print!("{}", text(&authority, "certificate"));
+            eprintln!(
+                "A new authority signs from now on, SHA-256 {}.\nGive children both certificates above and renew theirs \
+                 (they are due now, spread over weeks);\n`headgate credential authority --retire` ends the change.",
+                text(&authority, "fingerprint")
+            );
+        }
+        What::Authority { retire: true, force, .. } => {
+            let body = json!({ "force": force });
+            let done = client.send(Method::POST, "/v1/authority/retire", Some(&body)).await?;
+            println!("the old authority is trusted no longer; {} certificates were revoked", done["revoked"]);
+        }
+        What::Authority { .. } => {
             let authority: Json = client.get("/v1/authority").await?;
             print!("{}", text(&authority, "certificate"));
             eprintln!("SHA-256 {}", text(&authority, "fingerprint"));
+            if let Some(old) = authority["retiring"].as_str() {
+                eprintln!("SHA-256 {old} (retiring)");
+            }
         }
     }
     Ok(Ok(()))
@@ -173,20 +221,35 @@ impl Trouble {
 
 impl Out {
     /// Asked before anything is issued: a key that cannot be written would be lost.
-    fn free(&self, device: &str) -> Result<(), Trouble> {
+    fn free(&self, device: &str, body: &Option<Json>) -> Result<(), Trouble> {
         let Some(folder) = &self.out else { return Ok(()) };
-        let taken = ["token", "key.pem", "crt.pem"].map(|ending| folder.join(format!("{device}.{ending}")));
-        if let Some(path) = taken.into_iter().find(|path| path.exists()) {
-            return Err(Trouble::with(path.display().to_string())(io::ErrorKind::AlreadyExists.into()));
+        let kind = body.as_ref().map_or("token", |body| body["kind"].as_str().unwrap_or_default());
+        let endings: &[&str] = match (kind, body.as_ref().is_some_and(|body| body["request"].is_string())) {
+            ("certificate", false) => &["key.pem", "crt.pem"],
+            ("certificate", true) => &["crt.pem"],
+            ("token", _) => &["token"],
+            _ => &[],
+        };
+        let mut paths = endings.iter().map(|ending| folder.join(format!("{device}.{ending}")));
+        if let Some(path) = paths.find(|path| path.exists()) {
+            let error = io::Error::other("is there already; move it away, or give another --out");
+            return Err(Trouble::with(path.display().to_string())(error));
         }
-        let missing = || Trouble::with(folder.display().to_string())(io::ErrorKind::NotFound.into());
-        if folder.is_dir() { Ok(()) } else { Err(missing()) }
+        self.there()
+    }
+
+    fn there(&self) -> Result<(), Trouble> {
+        let missing = |folder: &Path| {
+            Trouble::with(folder.display().to_string())(io::Error::other("is no folder; make it first"))
+        };
+        self.out.as_deref().filter(|folder| !folder.is_dir()).map_or(Ok(()), |folder| Err(missing(folder)))
     }
 }
 
 impl Kind {
-    fn body(&self) -> Result<Json, Trouble> {
-        Ok(if let Some(file) = &self.request {
+    /// What is asked for; `None` where nothing was said.
+    fn body(&self) -> Result<Option<Json>, Trouble> {
+        Ok(Some(if let Some(file) = &self.request {
             let request = fs::read_to_string(file).map_err(Trouble::with(file.display().to_string()))?;
             json!({ "kind": "certificate", "request": request })
         } else if self.certificate {
@@ -195,13 +258,16 @@ impl Kind {
             let mut password = String::new();
             io::stdin().read_to_string(&mut password).map_err(Trouble::with("standard input"))?;
             json!({ "kind": "password", "password": password.trim_end_matches(['\r', '\n']) })
-        } else {
+        } else if self.token {
             json!({ "kind": "token" })
-        })
+        } else {
+            return Ok(None);
+        }))
     }
 }
 
-fn hand_out(made: &Json, out: &Out) -> Result<(), Trouble> {
+/// `replace`: over the files of the one before.
+fn hand_out(made: &Json, out: &Out, replace: bool) -> Result<(), Trouble> {
     if out.json {
         println!("{made:#}");
         return Ok(());
@@ -213,7 +279,7 @@ fn hand_out(made: &Json, out: &Out) -> Result<(), Trouble> {
         match &out.out {
             Some(folder) => {
                 let path = folder.join(format!("{device}.{ending}"));
-                write_private(&path, part).map_err(Trouble::with(path.display().to_string()))?;
+                write_private(&path, part, replace).map_err(Trouble::with(path.display().to_string()))?;
                 println!("{}", path.display());
             }
             None if name == "token" => println!("{part}"),
@@ -233,40 +299,18 @@ fn hand_out(made: &Json, out: &Out) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// For the owner only, and never over something that is there.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
-}
-
-fn list(found: &[Json]) {
-    if found.is_empty() {
-        println!("no credentials yet; `headgate credential issue DEVICE` makes one");
-        return;
+/// For the owner only; over something that is there only where it is to be replaced, and then in one step.
+fn write_private(path: &Path, text: &str, replace: bool) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let target = if replace { beside.as_path() } else { path };
+    if replace && target.exists() {
+        fs::remove_file(target)?;
     }
-    println!("{:<14}{:<24}{:<13}{:<10}{:<22}LAST USED", "ID", "DEVICE", "KIND", "STATE", "EXPIRES");
-    for one in found {
-        let column = |name: &str| plain(&text(one, name));
-        println!(
-            "{:<14}{:<24}{:<13}{:<10}{:<22}{}",
-            column("id"),
-            column("device"),
-            column("kind"),
-            column("standing"),
-            time(&one["expires"]),
-            time(&one["lastUsed"])
-        );
-    }
-}
-
-fn text(document: &Json, name: &str) -> String {
-    document[name].as_str().unwrap_or_default().to_owned()
-}
-
-/// Unix milliseconds as UTC.
-fn time(millis: &Json) -> String {
-    let stamp = millis.as_i64().and_then(|millis| jiff::Timestamp::from_second(millis.div_euclid(1000)).ok());
-    stamp.map_or("-".into(), |stamp| stamp.to_string())
+    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(target)?;
+    file.write_all(text.as_bytes())?;
+    if replace { fs::rename(target, path) } else { Ok(()) }
 }
 
 /// A text as part of a path or query (RFC 3986, 2.1).

@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod connections;
 mod credential;
 pub mod demo;
 mod device;

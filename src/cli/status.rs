@@ -8,13 +8,16 @@ use std::{
 
 use serde_json::{Value as Json, json};
 
-use super::client::{Client, ClientError, Daemon};
+use super::{
+    client::{Client, ClientError, Daemon},
+    connections,
+};
 use crate::model::{
     alarm::Alarm,
     device::{Lifecycle, Presence},
     event::{LinkState, Severity},
     time::Millis,
-    view::{BudgetStatus, DeviceRow, LogStatus, Overview},
+    view::{BudgetStatus, Connection, DeviceRow, LogStatus, Overview},
 };
 
 #[derive(Debug, clap::Args)]
@@ -50,6 +53,7 @@ async fn document(client: &Client) -> Result<String, ClientError> {
         "devices": client.get::<Json>("/v1/devices").await?,
         "connections": client.get::<Json>("/v1/connections").await?,
         "alarms": client.get::<Json>("/v1/alarms").await?,
+        "refused": client.get::<Json>("/v1/credentials/refused").await?,
         "config": client.get::<Json>("/v1/config/problems").await?,
     });
     Ok(format!("{document:#}"))
@@ -59,8 +63,9 @@ async fn screen(client: &Client, colours: bool) -> Result<String, ClientError> {
     let overview: Overview = client.get("/v1/status").await?;
     let devices: Vec<DeviceRow> = client.get("/v1/devices").await?;
     let alarms: Vec<Alarm> = client.get("/v1/alarms").await?;
+    let connections: Vec<Connection> = client.get("/v1/connections").await?;
     let config: Json = client.get("/v1/config/problems").await?;
-    Ok(render(&overview, &devices, &alarms, &config, &Paint(colours)))
+    Ok(render(&overview, &devices, &alarms, &connections, &config, &Paint(colours)))
 }
 
 struct Paint(bool);
@@ -91,7 +96,14 @@ impl Paint {
     }
 }
 
-fn render(overview: &Overview, devices: &[DeviceRow], alarms: &[Alarm], config: &Json, paint: &Paint) -> String {
+fn render(
+    overview: &Overview,
+    devices: &[DeviceRow],
+    alarms: &[Alarm],
+    connections: &[Connection],
+    config: &Json,
+    paint: &Paint,
+) -> String {
     let mut out = String::new();
     let up = span(overview.now.since(overview.started) as f64 / 1000.0);
     let memory = overview.memory.map(|memory| format!(", {}", bytes(memory))).unwrap_or_default();
@@ -117,7 +129,9 @@ fn render(overview: &Overview, devices: &[DeviceRow], alarms: &[Alarm], config: 
     ];
     parts.extend(more.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")));
     line("devices", parts.join(", "));
-    line("broker", format!("{} connections", overview.connections));
+    for (index, text) in connections::lines(connections, overview.now).into_iter().enumerate() {
+        line(if index == 0 { "broker" } else { "" }, text);
+    }
     if !overview.clock_trusted {
         line("clock", paint.warn("not trusted yet; readings are stamped provisionally"));
     }

@@ -30,6 +30,8 @@ use crate::{
     systemd,
 };
 
+/// Refused logins that are worth a line were within this many milliseconds.
+const LATELY: i64 = 600_000;
 /// Commands of a device that are shown, newest first.
 const COMMANDS: usize = 100;
 
@@ -124,6 +126,7 @@ impl Rooms {
         for ending in self.identity.expiring() {
             notices.push(Notice { urgent: ending.severity >= Severity::Major, text: ending.text });
         }
+        notices.extend(self.refused_lately());
         let shadows = self.link().shadows.unwrap_or_default();
         if let Some((device, name, reason)) = shadows.reasons.first() {
             let name = name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
@@ -136,6 +139,23 @@ impl Rooms {
         }
         notices.sort_by_key(|notice| !notice.urgent);
         notices
+    }
+
+    /// Logins that were refused within the last minutes, in one line.
+    fn refused_lately(&self) -> Option<Notice> {
+        let now = clock::now();
+        let refused = self.identity.refusals();
+        let lately: Vec<_> = refused.iter().filter(|refused| now.since(refused.last) < LATELY).collect();
+        let last = lately.first()?;
+        let who = last.device.as_deref().unwrap_or("somebody");
+        let from = last.address.map(|address| format!(" from {address}")).unwrap_or_default();
+        let n = lately.len();
+        let clients = if n == 1 { "One client was".to_owned() } else { format!("{n} clients were") };
+        let text = format!(
+            "{clients} refused at the broker in the last minutes; the latest is {who}{from}, {} times: {}",
+            last.count, last.text
+        );
+        Some(Notice { urgent: false, text })
     }
 
     /// All devices with their latest values, without the gateway itself.

@@ -265,8 +265,8 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
 
     stages.work.spawn("clock", keep_clock(store.clone(), stages.work.stopping()));
     {
-        let (tending, stop) = (identity.clone(), stages.work.stopping());
-        stages.work.spawn("identity", async move { tending.tend(stop).await });
+        let (tending, events, stop) = (identity.clone(), events.clone(), stages.work.stopping());
+        stages.work.spawn("identity", async move { tending.tend(events, stop).await });
     }
     let uplink = road.watch();
     let (config, running) = watch::channel(Arc::new(config.clone()));

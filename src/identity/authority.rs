@@ -1,7 +1,7 @@
 //! The gateway as certificate authority of its children: its key, the leaves it signs, the list of those it revoked.
 //! A pure signer: it is told the time and keeps no list of what it signed.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
@@ -14,7 +14,7 @@ use x509_parser::{certification_request::X509CertificationRequest, prelude::From
 
 use super::{
     files::{self, FileError},
-    secret::{Secret, random},
+    secret::{Secret, random, sha256},
 };
 use crate::model::{ids::DeviceId, time::Millis};
 
@@ -24,11 +24,11 @@ const AUTHORITY_DAYS: i64 = 3650;
 /// How long a server certificate lives: the most that common clients accept.
 pub(super) const SERVER_DAYS: i64 = 397;
 /// Certificates begin this much before now, for children whose clocks are slow.
-const BEFORE: i64 = 3_600_000;
+pub(super) const BEFORE: i64 = 3_600_000;
 /// How long a revocation list is good for.
 pub(super) const LIST_DAYS: i64 = 7;
 /// No certificate begins before this (2026-01-01): a machine without a clock battery may start in 1970.
-const EARLIEST: Millis = Millis(1_767_225_600_000);
+pub(super) const EARLIEST: Millis = Millis(1_767_225_600_000);
 
 /// What went wrong while making or reading certificates.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +56,24 @@ pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub certificate: CertificateDer<'static>,
     pub pem: String,
+    /// Tells the gateway's authorities apart; stands beside what it signed.
+    pub id: Arc<str>,
+    /// When it was made, to the hour; the first one says the earliest date there is.
+    pub begun: Millis,
     pub expires: Millis,
 }
 
 impl Authority {
-    /// Reads `ca.pem` and `ca.key` from `folder`, or makes them where both are missing. `name` tells gateways apart.
-    pub fn open(folder: &Path, name: &str, now: Millis) -> Result<Authority, AuthorityError> {
-        let (certificate_path, key_path) = (folder.join("ca.pem"), folder.join("ca.key"));
+    /// Reads `<stem>.pem` and `<stem>.key` from `folder`, or makes them where both are missing; `begun` is the date of a
+    /// new one. `name` tells gateways apart.
+    pub fn open(
+        folder: &Path,
+        stem: &str,
+        name: &str,
+        begun: Millis,
+        now: Millis,
+    ) -> Result<Authority, AuthorityError> {
+        let (certificate_path, key_path) = (folder.join(format!("{stem}.pem")), folder.join(format!("{stem}.key")));
         let (pem, key) = match (files::read_text(&certificate_path)?, files::read_text(&key_path)?) {
             (Some(pem), Some(key)) => (pem, Secret::new(key)),
             (Some(_), None) => {
@@ -72,7 +83,7 @@ impl Authority {
             }
             // The key is written first: without its certificate nothing was ever signed with it.
             (None, _) => {
-                let (pem, key) = make(name, now)?;
+                let (pem, key) = make(name, begun, now)?;
                 files::write_private(&key_path, key.expose().as_bytes())?;
                 files::write_public(&certificate_path, pem.as_bytes())?;
                 tracing::info!(path = %certificate_path.display(), "made the gateway's own certificate authority");
@@ -90,9 +101,11 @@ impl Authority {
             let expected = "the key that belongs to ca.pem";
             return Err(FileError::content(&key_path, "another key", expected).into());
         }
+        let begun = Millis(parsed.validity().not_before.timestamp().saturating_mul(1000));
         let expires = Millis(parsed.validity().not_after.timestamp().saturating_mul(1000));
         let issuer = Issuer::from_ca_cert_der(&certificate, pair)?;
-        Ok(Authority { issuer, certificate, pem, expires })
+        let id = hex::encode(&sha256(&certificate)[..8]).into();
+        Ok(Authority { issuer, certificate, pem, id, begun, expires })
     }
 
     /// A certificate with which `device` proves itself, for the key in a signing request (PEM). Whatever else the
@@ -192,13 +205,13 @@ fn child(device: &DeviceId) -> CertificateParams {
     params
 }
 
-fn make(name: &str, now: Millis) -> Result<(String, Secret), AuthorityError> {
+fn make(name: &str, begun: Millis, now: Millis) -> Result<(String, Secret), AuthorityError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let now = now.max(EARLIEST);
     let mut params = CertificateParams::default();
     // Unique, so that a child that trusts two gateways can tell their authorities apart.
     params.distinguished_name = common_name(&format!("Headgate CA {name} {}", hex::encode(random::<4>())));
-    params.not_before = date(EARLIEST);
+    params.not_before = date(begun.max(EARLIEST));
     params.not_after = date(now.plus(AUTHORITY_DAYS * DAY));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

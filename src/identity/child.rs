@@ -70,6 +70,9 @@ pub enum LoginRefused {
     /// Unknown name, wrong secret, or a certificate that is not this child's.
     #[error("bad credentials")]
     BadCredentials,
+    /// A certificate that a trusted authority signed and that is registered for nobody.
+    #[error("certificate {fingerprint} (says it is {}) is not registered", device.as_ref().map_or("nobody", DeviceId::as_str))]
+    UnknownCertificate { device: Option<DeviceId>, fingerprint: String },
     /// The credential is right, but has run out.
     #[error("credential {credential} of {device} ran out")]
     Expired { device: DeviceId, credential: CredentialId },
@@ -96,6 +99,7 @@ impl LoginRefused {
         match self {
             Self::NoCredentials => "give a user name and password or token, or a client certificate".into(),
             Self::BadCredentials => "bad user name or password".into(),
+            Self::UnknownCertificate { .. } => "this certificate is not registered here".into(),
             Self::Expired { .. } => "the credential has run out; enrol again".into(),
             Self::Revoked { .. } => "the credential was revoked; enrol again".into(),
             Self::NotActive { lifecycle, .. } => format!("this device is {lifecycle:?}").to_lowercase(),
@@ -106,6 +110,33 @@ impl LoginRefused {
                 format!("too many failed logins; try again in {} s", retry_after.as_secs().max(1))
             }
             Self::Unavailable(_) => "the gateway cannot check this login now; try again".into(),
+        }
+    }
+
+    /// A word for counting.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no-credentials",
+            Self::BadCredentials => "bad-credentials",
+            Self::UnknownCertificate { .. } => "certificate-unknown",
+            Self::Expired { .. } => "expired",
+            Self::Revoked { .. } => "revoked",
+            Self::NotActive { .. } => "not-active",
+            Self::ClientId { .. } => "client-id",
+            Self::Locked { .. } => "locked",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    /// Whose login it was, where that is sure or at least said by a certificate.
+    pub(super) fn device(&self) -> Option<&DeviceId> {
+        match self {
+            Self::Expired { device, .. }
+            | Self::Revoked { device, .. }
+            | Self::NotActive { device, .. }
+            | Self::ClientId { device, .. } => Some(device),
+            Self::UnknownCertificate { device, .. } => device.as_ref(),
+            _ => None,
         }
     }
 

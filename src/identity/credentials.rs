@@ -9,6 +9,7 @@ use super::{
     child::CredentialId,
     password::{self, check_password},
     secret::{Secret, new_code, new_id, new_token, read_code},
+    table::Entry,
 };
 use crate::{
     clock,
@@ -44,6 +45,8 @@ pub struct Issued {
     pub device: DeviceId,
     pub kind: CredentialKind,
     pub expires: Option<Millis>,
+    /// From when on it may be renewed, and should.
+    pub renew_after: Option<Millis>,
     /// `hg1_<id>.<secret>`: the MQTT password.
     pub token: Option<Secret>,
     /// PEM.
@@ -66,6 +69,7 @@ impl Issued {
         });
         let optional = [
             ("expires", self.expires.map(|at| json!(at))),
+            ("renewAfter", self.renew_after.map(|at| json!(at))),
             ("token", self.token.as_ref().map(|secret| json!(secret.expose()))),
             ("certificate", self.certificate.as_ref().map(|pem| json!(pem))),
             ("key", self.key.as_ref().map(|secret| json!(secret.expose()))),
@@ -211,6 +215,11 @@ impl Identity {
         by: &str,
         replaces: Option<Arc<str>>,
     ) -> Result<(Issued, StoredCredential), IdentityError> {
+        if device.as_str() == self.inner.name {
+            return Err(IdentityError::Refused(format!(
+                "{device} is the gateway itself; give children ids of their own"
+            )));
+        }
         let now = clock::now();
         if self.table().of(device).filter(|entry| entry.active(now)).count() >= MOST {
             return Err(IdentityError::Refused(format!(
@@ -227,9 +236,10 @@ impl Identity {
             token: None,
             certificate: None,
             key: None,
-            authority: self.inner.authority.pem.clone(),
+            authority: self.authority_pem(),
+            renew_after: None,
         };
-        let mut serial = None;
+        let (mut serial, mut issuer) = (None, None);
         let proof = match what {
             Issue::Token => {
                 let (token, hash) = new_token(&id);
@@ -254,13 +264,14 @@ impl Identity {
                 presented.fingerprint.to_vec()
             }
             what => {
-                let authority = &self.inner.authority;
+                let authorities = self.authorities();
+                let authority = &authorities.current;
                 let (leaf, key) = match &what {
                     Issue::Request(request) => (authority.sign_request(request, device, now, life)?, None),
                     _ => authority.make_child(device, now, life).map(|(leaf, key)| (leaf, Some(key)))?,
                 };
                 (issued.expires, issued.key) = (Some(leaf.expires), key);
-                serial = Some(leaf.serial);
+                (serial, issuer) = (Some(leaf.serial), Some(authority.id.clone()));
                 issued.certificate = Some(leaf.pem);
                 super::secret::sha256(&leaf.der).to_vec()
             }
@@ -271,6 +282,7 @@ impl Identity {
             kind: issued.kind,
             proof,
             serial,
+            issuer,
             created: now,
             created_by: by.to_owned(),
             expires: issued.expires,
@@ -279,6 +291,7 @@ impl Identity {
             last_used: None,
             replaces,
         };
+        issued.renew_after = self.due(&Entry { stored: stored.clone(), quick: None });
         Ok((issued, stored))
     }
 }

@@ -28,8 +28,12 @@ impl Identity {
     /// refuses the connection writes the reason down.
     pub async fn authenticate(&self, login: Login<'_>) -> Result<Principal, LoginRefused> {
         let now = clock::now();
-        let proved = self.prove(&login, now).await?;
-        self.admit(&login, proved, now).await
+        let judged = match self.prove(&login, now).await {
+            Ok(proved) => self.admit(&login, proved, now).await,
+            Err(refused) => Err(refused),
+        };
+        self.trace(&login, &judged, now).await;
+        judged
     }
 
     async fn prove(&self, login: &Login<'_>, now: Millis) -> Result<StoredCredential, LoginRefused> {
@@ -63,7 +67,11 @@ impl Identity {
             LoginRefused::BadCredentials
         })?;
         let table = self.table();
-        let entry = table.by_fingerprint(&presented.fingerprint).ok_or(LoginRefused::BadCredentials)?;
+        let unknown = || LoginRefused::UnknownCertificate {
+            device: presented.device.clone(),
+            fingerprint: hex::encode(presented.fingerprint),
+        };
+        let entry = table.by_fingerprint(&presented.fingerprint).ok_or_else(unknown)?;
         // Only our own certificates must name their child; one that a person registered is bound by that.
         if entry.stored.serial.is_some() && presented.device.as_ref() != Some(&entry.stored.device) {
             return Err(LoginRefused::BadCredentials);
@@ -204,7 +212,7 @@ impl Identity {
 }
 
 /// The name under which failures are counted.
-fn account<'a>(login: &Login<'a>) -> &'a str {
+pub(super) fn account<'a>(login: &Login<'a>) -> &'a str {
     login.username.filter(|name| !name.is_empty()).unwrap_or(login.client_id.split('/').next().unwrap_or_default())
 }
 
@@ -214,7 +222,7 @@ fn own_client_id(device: &DeviceId, client_id: &str) -> bool {
     client_id.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn still_good(entry: &Entry, now: Millis) -> Result<StoredCredential, LoginRefused> {
+pub(super) fn still_good(entry: &Entry, now: Millis) -> Result<StoredCredential, LoginRefused> {
     let stored = &entry.stored;
     if stored.revoked.is_some() {
         return Err(LoginRefused::Revoked { device: stored.device.clone(), credential: id(&stored.id) });

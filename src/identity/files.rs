@@ -19,7 +19,7 @@ pub enum FileError {
 }
 
 impl FileError {
-    fn io(path: &Path) -> impl FnOnce(io::Error) -> FileError {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> FileError {
         let path = path.to_owned();
         move |error| FileError::Io { path, error }
     }

@@ -7,6 +7,7 @@
 //!
 //! Knows nothing of MQTT or HTTP: the broker and the page call [`Identity`].
 
+mod authorities;
 mod authority;
 mod backoff;
 mod certificate;
@@ -14,13 +15,18 @@ mod child;
 mod credentials;
 mod door;
 mod files;
+mod knocks;
 mod names;
 mod overview;
 mod password;
+mod renewal;
+mod rotation;
 mod secret;
 mod sessions;
 mod table;
 mod tend;
+mod trail;
+mod warnings;
 
 pub mod login;
 pub mod tls;
@@ -39,9 +45,12 @@ pub use authority::AuthorityError;
 pub use child::{CredentialId, Login, LoginRefused, Principal};
 pub use credentials::{Issue, Issued};
 pub use files::FileError;
+pub use knocks::shown;
 pub use overview::{CredentialView, Expiring, Standing};
 pub use password::{BadPassword, check_password};
+pub use rotation::AuthorityView;
 pub use secret::Secret;
+pub use trail::Refused;
 
 pub use crate::store::credentials::CredentialKind;
 
@@ -109,7 +118,12 @@ struct Inner {
     /// `<state>/identity`.
     folder: PathBuf,
     config: RwLock<Arc<IdentityConfig>>,
-    authority: authority::Authority,
+    /// The gateway's id.
+    name: String,
+    authorities: RwLock<Arc<authorities::Authorities>>,
+    /// Held while the authority is changed.
+    ceremony: tokio::sync::Mutex<()>,
+    trail: Mutex<trail::Trail>,
     table: RwLock<table::Table>,
     failures: Mutex<backoff::Failures>,
     hashing: password::Hashing,
@@ -132,17 +146,20 @@ impl Identity {
     ) -> Result<Identity, IdentityError> {
         let folder = state.join("identity");
         files::private_folder(&folder)?;
-        let authority = authority::Authority::open(&folder, name, clock::now())?;
+        let authorities = authorities::Authorities::open(&folder, name, clock::now())?;
         let table = table::Table::new(store.credentials().await?);
         let desk = login::Desk::load(&store).await?;
-        let (material, shown) = tend::material(&folder, config, &authority, &table, clock::now())?;
+        let (material, shown) = tend::material(&folder, config, &authorities, &table, clock::now())?;
         let inner = Inner {
             tls: tls::Swap::new(&material)?,
             shown: Mutex::new(shown),
             store,
             folder,
             config: RwLock::new(Arc::new(config.clone())),
-            authority,
+            name: name.to_owned(),
+            authorities: RwLock::new(Arc::new(authorities)),
+            ceremony: tokio::sync::Mutex::default(),
+            trail: Mutex::default(),
             table: RwLock::new(table),
             failures: Mutex::default(),
             hashing: password::Hashing::new(),
@@ -176,19 +193,12 @@ impl Identity {
         self.inner.tls.server()
     }
 
-    /// The authority's certificate (PEM): what children and browsers pin.
-    pub fn authority_pem(&self) -> &str {
-        &self.inner.authority.pem
-    }
-
-    /// SHA-256 of the authority's certificate, in hex with colons, to be compared by eye.
-    pub fn authority_fingerprint(&self) -> String {
-        let hash = secret::sha256(&self.inner.authority.certificate);
-        hash.map(|byte| format!("{byte:02X}")).join(":")
-    }
-
     fn config(&self) -> Arc<IdentityConfig> {
         self.inner.config.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn authorities(&self) -> Arc<authorities::Authorities> {
+        self.inner.authorities.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     fn table(&self) -> RwLockReadGuard<'_, table::Table> {

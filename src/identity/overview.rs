@@ -33,6 +33,8 @@ pub struct CredentialView {
     pub created: Millis,
     pub created_by: String,
     pub expires: Option<Millis>,
+    /// From when on it is to be renewed: a moment of the device's own within the renewal window.
+    pub renew_after: Option<Millis>,
     pub revoked: Option<Millis>,
     pub reason: Option<String>,
     /// To the hour.
@@ -56,12 +58,11 @@ impl Identity {
     /// All credentials, or those of one device; newest last.
     pub fn credentials(&self, device: Option<&DeviceId>) -> Vec<CredentialView> {
         let now = clock::now();
-        let window = i64::try_from(self.config().renewal_window.as_millis()).unwrap_or(i64::MAX);
         let table = self.table();
         let mut views: Vec<CredentialView> = table
             .all()
             .filter(|entry| device.is_none_or(|device| entry.stored.device == *device))
-            .map(|entry| view(entry, now, window))
+            .map(|entry| view(entry, now, self.due(entry)))
             .collect();
         views.sort_by(|a, b| (&a.device, a.created, &a.id).cmp(&(&b.device, b.created, &b.id)));
         views
@@ -79,7 +80,11 @@ impl Identity {
             let renewed = table.of(&stored.device).any(|other| {
                 other.stored.revoked.is_none() && other.stored.expires.is_none_or(|later| later > expires)
             });
-            if let Some((severity, when)) = urgency(expires, now).filter(|_| !renewed) {
+            // Who is not due yet is in time, however near its end may be.
+            let early = self.due(entry).is_some_and(|due| due > now);
+            let urgent =
+                urgency(expires, now).filter(|(severity, _)| !renewed && !(early && *severity == Severity::Info));
+            if let Some((severity, when)) = urgent {
                 found.push(Expiring {
                     device: Some(stored.device.clone()),
                     credential: Some(CredentialId(stored.id.clone())),
@@ -112,12 +117,12 @@ pub(super) fn urgency(expires: Millis, now: Millis) -> Option<(Severity, String)
     Some((severity, when))
 }
 
-fn view(entry: &Entry, now: Millis, window: i64) -> CredentialView {
+fn view(entry: &Entry, now: Millis, due: Option<Millis>) -> CredentialView {
     let stored = &entry.stored;
     let standing = match (stored.revoked, stored.expires) {
         (Some(_), _) => Standing::Revoked,
         (None, Some(expires)) if expires <= now => Standing::Expired,
-        (None, Some(expires)) if expires.since(now) <= window => Standing::Due,
+        (None, Some(_)) if due.is_some_and(|due| due <= now) => Standing::Due,
         _ => Standing::Active,
     };
     CredentialView {
@@ -128,6 +133,7 @@ fn view(entry: &Entry, now: Millis, window: i64) -> CredentialView {
         created: stored.created,
         created_by: stored.created_by.clone(),
         expires: stored.expires,
+        renew_after: due.filter(|_| stored.revoked.is_none()),
         revoked: stored.revoked,
         reason: stored.reason.clone(),
         last_used: stored.last_used,

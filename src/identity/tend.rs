@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Identity, IdentityError,
+    authorities::Authorities,
     authority::{Authority, SERVER_DAYS},
     certificate, files, names,
     overview::{Expiring, urgency},
     table::Table,
     tls::Material,
 };
-use crate::{clock, config::identity::IdentityConfig, model::time::Millis};
+use crate::{bus::Events, clock, config::identity::IdentityConfig, model::time::Millis};
 
 const DAY: i64 = 86_400_000;
 /// How often it is looked whether something is to be done.
@@ -30,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const NAMES_EVERY: u32 = 30;
 /// Every how many looks old rows are removed.
 const PURGE_EVERY: u32 = 8640;
+/// Every how many looks it is looked what runs out.
+const WARN_EVERY: u32 = 30;
 /// How long credentials that ended are kept for people to see.
 const KEEP: i64 = 365 * DAY;
 
@@ -49,7 +52,7 @@ type Stamp = Option<(SystemTime, u64)>;
 pub(super) fn material(
     folder: &Path,
     config: &IdentityConfig,
-    authority: &Authority,
+    authorities: &Authorities,
     table: &Table,
     now: Millis,
 ) -> Result<(Material, Shown), IdentityError> {
@@ -61,16 +64,20 @@ pub(super) fn material(
     };
     let watched = [Some(&certificate_path), Some(&key_path), config.client_authorities.as_ref()];
     let (chain, key) = if own {
-        own_server(&certificate_path, &key_path, authority, &names, now)?
+        own_server(&certificate_path, &key_path, authorities.of_server(), &names, now)?
     } else {
         (files::read_certificates(&certificate_path)?, files::read_key(&key_path)?)
     };
     let leaf = certificate::read(&chain[0])
         .map_err(|error| files::FileError::content(&certificate_path, error, "a certificate for this gateway"))?;
     let others = config.client_authorities.as_deref().map(files::read_certificates).transpose()?.unwrap_or_default();
-    let revoked = authority.revocation_list(&table.revoked_serials(now), now)?;
+    let revoked = table.revoked_serials(now);
+    let ours = authorities
+        .all()
+        .map(|one| Ok((one.certificate.clone(), one.revocation_list(&revoked, now)?)))
+        .collect::<Result<_, IdentityError>>()?;
     let stamps = watched.into_iter().flatten().map(|path| (path.clone(), stamp(path))).collect();
-    let material = Material { chain, key, authority: authority.certificate.clone(), revoked, others };
+    let material = Material { chain, key, ours, others };
     Ok((material, Shown { names, own, expires: leaf.expires, list_made: now, stamps }))
 }
 
@@ -122,7 +129,7 @@ impl Authority {
 
 impl Identity {
     /// Looks after certificates and sessions until `stop`. The daemon runs it as one task.
-    pub async fn tend(&self, stop: CancellationToken) {
+    pub async fn tend(&self, events: Events, stop: CancellationToken) {
         let mut last = clock::now();
         let mut looks = 0u32;
         loop {
@@ -138,6 +145,9 @@ impl Identity {
                 tracing::error!(%error, "the listeners keep their earlier certificate");
             }
             self.tell_expired(last, now);
+            if looks % WARN_EVERY == 1 {
+                self.warn(&events, now).await;
+            }
             if looks.is_multiple_of(PURGE_EVERY) {
                 let purged = self.inner.store.purge_credentials(now.plus(-KEEP), now).await;
                 if let Err(error) = purged {
@@ -168,7 +178,7 @@ impl Identity {
         let now = clock::now();
         let made = {
             let table = self.table();
-            material(&self.inner.folder, &self.config(), &self.inner.authority, &table, now)
+            material(&self.inner.folder, &self.config(), &self.authorities(), &table, now)
         };
         let result = made.and_then(|(material, newer)| {
             self.inner.tls.replace(&material)?;
@@ -211,7 +221,7 @@ impl Identity {
     pub(super) fn own_expiring(&self, now: Millis) -> Vec<Expiring> {
         let shown = self.inner.shown.lock().unwrap_or_else(|e| e.into_inner());
         let server = (!shown.own).then_some((shown.expires, "the server certificate"));
-        let own = [Some((self.inner.authority.expires, "the gateway's certificate authority")), server];
+        let own = [Some((self.authorities().current.expires, "the gateway's certificate authority")), server];
         let one = |(expires, what): (Millis, &str)| {
             let (severity, when) = urgency(expires, now)?;
             Some(Expiring { device: None, credential: None, expires, severity, text: format!("{what} {when}") })

@@ -3,18 +3,27 @@
 //! One provider (aws-lc-rs), TLS 1.3 and 1.2 only. On listeners that ask for client certificates there is no session
 //! resumption: a ticket would let a revoked child back in (RFC 8446 section 2.2).
 
-use std::{path::Path, sync::Arc};
+use std::{cell::RefCell, fmt, io, path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger},
     version::{TLS12, TLS13},
 };
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use tokio::sync::watch;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::files::{self, FileError};
+use super::{
+    certificate,
+    files::{self, FileError},
+};
+use crate::model::ids::DeviceId;
 
 /// Why a TLS end cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +74,8 @@ impl Server {
 pub(super) struct Material {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
-    /// Our own authority.
-    pub authority: CertificateDer<'static>,
-    /// Its list of revoked certificates.
-    pub revoked: CertificateRevocationListDer<'static>,
+    /// Our own authorities, each with its list of revoked certificates.
+    pub ours: Vec<(CertificateDer<'static>, CertificateRevocationListDer<'static>)>,
     /// Other authorities whose certificates are accepted; the registry of credentials alone says which still count.
     pub others: Vec<CertificateDer<'static>>,
 }
@@ -99,13 +106,13 @@ impl Swap {
 }
 
 fn configs(material: &Material) -> Result<(Arc<ServerConfig>, Arc<ServerConfig>), TlsError> {
-    let refused = |what| move |error: &dyn std::fmt::Display| TlsError::Refused { what, error: error.to_string() };
+    let refused = |what| move |error: &dyn fmt::Display| TlsError::Refused { what, error: error.to_string() };
     let mut roots = RootCertStore::empty();
-    for certificate in std::iter::once(&material.authority).chain(&material.others) {
+    for certificate in material.ours.iter().map(|(certificate, _)| certificate).chain(&material.others) {
         roots.add(certificate.clone()).map_err(|e| refused("authority for client certificates")(&e))?;
     }
     let mut verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider())
-        .with_crls([material.revoked.clone()])
+        .with_crls(material.ours.iter().map(|(_, list)| list.clone()))
         .only_check_end_entity_revocation()
         .enforce_revocation_expiration()
         .allow_unauthenticated();
@@ -120,7 +127,7 @@ fn configs(material: &Material) -> Result<(Arc<ServerConfig>, Arc<ServerConfig>)
     };
     let (chain, key) = (&material.chain, &material.key);
     let mut asking = builder()?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Naming(verifier)))
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(|e| refused("server certificate and key")(&e))?;
     asking.session_storage = Arc::new(NoServerSessionStorage {});
@@ -130,6 +137,116 @@ fn configs(material: &Material) -> Result<(Arc<ServerConfig>, Arc<ServerConfig>)
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(|e| refused("server certificate and key")(&e))?;
     Ok((Arc::new(asking), Arc::new(silent)))
+}
+
+tokio::task_local! {
+    /// What a refused certificate said it was, in the handshake this task waits for.
+    static CLAIMED: RefCell<Option<DeviceId>>;
+}
+
+/// A handshake of a child that failed.
+#[derive(Debug)]
+pub struct HandshakeRefused {
+    /// Whose certificate it was, as that certificate says.
+    pub claimed: Option<DeviceId>,
+    pub error: io::Error,
+}
+
+impl fmt::Display for HandshakeRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Since rustls 0.23 its text for an early end advertises a page.
+        match (&self.claimed, self.error.kind()) {
+            (_, io::ErrorKind::UnexpectedEof) => f.write_str("the other side hung up")?,
+            _ => write!(f, "{}", self.error)?,
+        }
+        self.claimed.as_ref().map_or(Ok(()), |device| write!(f, " (the certificate names {device})"))
+    }
+}
+
+impl HandshakeRefused {
+    /// A word for counting.
+    pub fn word(&self) -> &'static str {
+        use rustls::{CertificateError as C, Error};
+        let Some(error) = self.error.get_ref().and_then(|error| error.downcast_ref::<Error>()) else {
+            return "handshake-broken";
+        };
+        match error {
+            Error::InvalidCertificate(error) => match error {
+                C::Expired | C::ExpiredContext { .. } => "certificate-expired",
+                C::NotValidYet | C::NotValidYetContext { .. } => "certificate-not-yet-valid",
+                C::Revoked => "certificate-revoked",
+                C::UnknownIssuer => "certificate-unknown-issuer",
+                C::InvalidPurpose | C::InvalidPurposeContext { .. } => "certificate-wrong-usage",
+                _ => "certificate-refused",
+            },
+            _ => "handshake-refused",
+        }
+    }
+}
+
+/// The listener's side of a handshake with a child.
+pub async fn accept<S>(config: Arc<ServerConfig>, stream: S) -> Result<TlsStream<S>, HandshakeRefused>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let shake = async {
+        let told = |error| HandshakeRefused { claimed: CLAIMED.with(RefCell::take), error };
+        TlsAcceptor::from(config).accept(stream).await.map_err(told)
+    };
+    CLAIMED.scope(RefCell::default(), shake).await
+}
+
+/// The verifier of client certificates, which remembers whose certificate it refused.
+#[derive(Debug)]
+struct Naming(Arc<dyn danger::ClientCertVerifier>);
+
+impl danger::ClientCertVerifier for Naming {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<danger::ClientCertVerified, rustls::Error> {
+        self.0.verify_client_cert(leaf, chain, now).inspect_err(|_| {
+            let claimed = certificate::read(leaf).ok().and_then(|presented| presented.device);
+            // Outside of `accept` nobody asks.
+            let _ = CLAIMED.try_with(|cell| cell.replace(claimed));
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 /// The client's side, for the road to the cloud and for downloads: the server's chain and name are always verified,

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{event::Severity, ids::DeviceId, time::Millis};
 
+/// The type of the alarm that a device's certificate, or the gateway's own, runs out. No rule may be called so.
+pub const CERTIFICATE_EXPIRY: &str = "certificate-expiry";
+
 /// The four states are the two flags: an alarm that was cleared before anybody saw it still wants to be seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -14,7 +14,12 @@ use crate::{
     bus::{Events, WORK},
     clock,
     config::rules::Rule,
-    model::{alarm::Alarm, event::Event, ids::DeviceId, reading::Reading},
+    model::{
+        alarm::{Alarm, CERTIFICATE_EXPIRY},
+        event::Event,
+        ids::DeviceId,
+        reading::Reading,
+    },
     store::{Store, StoreError, alarms::AlarmStep},
     tasks::Tasks,
 };
@@ -59,7 +64,8 @@ pub async fn start(
     let listen = move |rules: &[Rule]| drop(told.send_replace((!rules.is_empty()).then(|| to_us.clone())));
     listen(&rules);
     let mut active = Vec::new();
-    for alarm in store.alarms().await?.into_iter().filter(|alarm| alarm.active) {
+    let by_rule = |alarm: &Alarm| alarm.active && alarm.kind != CERTIFICATE_EXPIRY;
+    for alarm in store.alarms().await?.into_iter().filter(by_rule) {
         if rules.iter().any(|rule| rule.name == alarm.kind) {
             active.push((alarm.device, alarm.kind));
         } else {

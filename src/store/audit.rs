@@ -94,6 +94,11 @@ impl Store {
         self.write(move |writer| writer.audit(&entry)).await
     }
 
+    /// Writes `entry` without waiting for the disk.
+    pub async fn audit_later(&self, entry: AuditEntry) -> Result<(), StoreError> {
+        self.write_then(move |writer| writer.audit(&entry), |_| ()).await
+    }
+
     /// The newest `n` rows, oldest of them first.
     pub async fn audit_tail(&self, n: usize) -> Result<Vec<AuditRow>, StoreError> {
         let n = i64::try_from(n).unwrap_or(i64::MAX);

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{Store, StoreError, Writer, audit::AuditEntry};
 use crate::model::{ids::DeviceId, time::Millis};
 
-pub const MIGRATIONS: &[&str] = &["
+pub const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE credentials (
         id TEXT PRIMARY KEY,
         device TEXT NOT NULL,
@@ -31,7 +32,9 @@ pub const MIGRATIONS: &[&str] = &["
         created_by TEXT NOT NULL,
         expires INTEGER NOT NULL
     ) WITHOUT ROWID;
-"];
+",
+    "ALTER TABLE credentials ADD COLUMN issuer TEXT",
+];
 
 /// How a child proves who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,6 +75,8 @@ pub struct StoredCredential {
     pub proof: Vec<u8>,
     /// The certificate's serial number, where our authority signed it.
     pub serial: Option<Vec<u8>>,
+    /// Which of our authorities signed it; absent from certificates of before there could be two.
+    pub issuer: Option<Arc<str>>,
     pub created: Millis,
     pub created_by: String,
     pub expires: Option<Millis>,
@@ -105,7 +110,7 @@ pub struct StoredCode {
 impl Writer {
     fn insert_credential(&mut self, c: &StoredCredential) -> Result<(), StoreError> {
         self.connection
-            .prepare_cached("INSERT INTO credentials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?
+            .prepare_cached("INSERT INTO credentials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")?
             .execute(rusqlite::params![
                 &*c.id,
                 c.device.as_str(),
@@ -119,6 +124,7 @@ impl Writer {
                 c.reason,
                 c.last_used.map(|t| t.0),
                 c.replaces.as_deref(),
+                c.issuer.as_deref(),
             ])?;
         Ok(())
     }
@@ -266,6 +272,7 @@ fn read_credential(row: &Row<'_>) -> Result<StoredCredential, StoreError> {
         kind: CredentialKind::parse(&row.get::<_, String>("kind")?)?,
         proof: row.get("proof")?,
         serial: row.get("serial")?,
+        issuer: row.get::<_, Option<String>>("issuer")?.map(Into::into),
         created: Millis(row.get("created")?),
         created_by: row.get("created_by")?,
         expires: time("expires")?,
@@ -298,6 +305,7 @@ mod tests {
             kind: CredentialKind::Token,
             proof: vec![7; 32],
             serial: None,
+            issuer: None,
             created: Millis(1),
             created_by: "test".into(),
             expires: None,

@@ -1,6 +1,9 @@
 //! `/v1/metrics`: the overview as Prometheus text (exposition format 0.0.4).
 
-use std::fmt::{Display, Write};
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write},
+};
 
 use axum::{
     extract::State,
@@ -20,11 +23,14 @@ use crate::{
 pub async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
     let overview = app.questions.ask(Question::Overview).await?;
     let connections = app.questions.ask(Question::Connections).await?;
-    let text = render(&overview, &connections);
+    let text = render(&overview, &connections, &app.identity.logins());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
-fn render(overview: &Overview, connections: &[Connection]) -> String {
+/// Refused logins by reason, and admitted ones.
+type Logins = (BTreeMap<&'static str, u64>, u64);
+
+fn render(overview: &Overview, connections: &[Connection], logins: &Logins) -> String {
     let mut page = Page::default();
     let seconds = overview.now.since(overview.started) as f64 / 1000.0;
     let state = match overview.link.state {
@@ -93,20 +99,54 @@ fn render(overview: &Overview, connections: &[Connection]) -> String {
     }
     page.one("headgate_config_problems", "gauge", "Problems of the configuration on disk.", overview.config.problems);
     page.one("headgate_broker_connections", "gauge", "Children connected to the local broker.", overview.connections);
-    page.head("headgate_broker_messages_total", "counter", "Messages of a child's connection.");
-    for connection in connections {
-        let device = connection.device.as_str();
-        page.line("headgate_broker_messages_total", &[("device", device), ("way", "in")], connection.messages_in);
-        page.line("headgate_broker_messages_total", &[("device", device), ("way", "out")], connection.messages_out);
+    page.one("headgate_logins_total", "counter", "Logins of children that were admitted.", logins.1);
+    page.head("headgate_logins_refused_total", "counter", "Logins and TLS handshakes that were refused, by reason.");
+    for (reason, count) in &logins.0 {
+        page.line("headgate_logins_refused_total", &[("reason", reason)], count);
     }
+    sessions(&mut page, overview, connections);
     page.head("headgate_broker_dropped_total", "counter", "Messages for or of a child that were dropped, by reason.");
     for connection in connections {
         for (reason, count) in &connection.dropped {
-            let labels = [("device", connection.device.as_str()), ("reason", reason.as_str())];
+            let labels = [
+                ("device", connection.device.as_str()),
+                ("client", &connection.client_id),
+                ("reason", reason.as_str()),
+            ];
             page.line("headgate_broker_dropped_total", &labels, count);
         }
     }
     page.0
+}
+
+/// A device may hold several sessions, so the client id is a label too.
+fn sessions(page: &mut Page, overview: &Overview, connections: &[Connection]) {
+    let labels = |c: &Connection| [("device", c.device.clone()), ("client", c.client_id.clone())];
+    let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Connection) -> f64| {
+        page.head(name, "gauge", help);
+        for connection in connections {
+            let labels = labels(connection);
+            let labels: Vec<(&str, &str)> = labels.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            page.line(name, &labels, value(connection));
+        }
+    };
+    gauge("headgate_broker_connected", "1 while a session of a child has a connection.", &|c| f64::from(c.connected));
+    gauge("headgate_broker_state_seconds", "Seconds a session has been connected or away.", &|c| {
+        c.since.map_or(0.0, |since| overview.now.since(since).max(0) as f64 / 1000.0)
+    });
+    gauge("headgate_broker_queued", "Messages that wait for a child.", &|c| c.queued as f64);
+    let mut counter = |name: &str, help: &str, values: &dyn Fn(&Connection) -> [u64; 2]| {
+        page.head(name, "counter", help);
+        for connection in connections {
+            let [device, client] = labels(connection);
+            for (way, value) in ["in", "out"].into_iter().zip(values(connection)) {
+                let labels = [(device.0, device.1.as_str()), (client.0, client.1.as_str()), ("way", way)];
+                page.line(name, &labels, value);
+            }
+        }
+    };
+    counter("headgate_broker_messages_total", "Messages of a session.", &|c| [c.messages_in, c.messages_out]);
+    counter("headgate_broker_bytes_total", "Bytes of a session on the wire.", &|c| [c.bytes_in, c.bytes_out]);
 }
 
 #[derive(Default)]

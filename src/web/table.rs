@@ -67,8 +67,12 @@ fn routes() -> Vec<Route> {
         route(DELETE, "/v1/accounts/{account}",               Proved(Admin),    session::remove),
         // children's credentials
         route(GET,    "/v1/authority",                        Open,             credentials::authority),
+        route(POST,   "/v1/authority/rotate",                 Proved(Admin),    credentials::rotate_authority),
+        route(POST,   "/v1/authority/retire",                 Proved(Admin),    credentials::retire_authority),
         route(POST,   "/v1/enrol",                            Open,             credentials::enrol),
+        route(POST,   "/v1/renew",                            Open,             credentials::renew),
         route(GET,    "/v1/credentials",                      From(Technician), credentials::list),
+        route(GET,    "/v1/credentials/refused",              From(Technician), credentials::refused),
         route(POST,   "/v1/credentials",                      Proved(Admin),    credentials::issue),
         route(POST,   "/v1/credentials/codes",                From(Admin),      credentials::code),
         route(POST,   "/v1/credentials/{id}/rotate",          Proved(Admin),    credentials::rotate),

@@ -2,7 +2,8 @@
 
 mod door;
 mod login;
-mod tls;
+mod rotation;
+pub mod tls;
 
 use std::net::SocketAddr;
 

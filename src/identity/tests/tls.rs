@@ -14,9 +14,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 
 use super::*;
 
-type Proof = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub type Proof = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-struct Shaken {
+pub struct Shaken {
     client: ClientConnection,
     server: ServerConnection,
 }
@@ -45,8 +45,18 @@ fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &str) -> Re
 }
 
 fn client(home: &Home, proof: Option<Proof>, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+    trusting(&home.identity.authority_pem(), proof, versions)
+}
+
+fn trusting(
+    authority: &str,
+    proof: Option<Proof>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(home.identity.authority_pem().as_bytes()).expect("pem")).expect("root");
+    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(certificate.expect("pem")).expect("root");
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -62,18 +72,23 @@ fn newest(home: &Home) -> Arc<ServerConfig> {
     home.identity.tls().watch().borrow().clone()
 }
 
-fn attempt(home: &Home, proof: Option<Proof>) -> Result<Shaken, String> {
+pub fn attempt(home: &Home, proof: Option<Proof>) -> Result<Shaken, String> {
     let tls13 = shake(client(home, proof.as_ref().map(copy), &[&TLS13]), newest(home), "localhost");
     let tls12 = shake(client(home, proof.as_ref().map(copy), &[&TLS12]), newest(home), "127.0.0.1");
     assert_eq!(tls12.is_ok(), tls13.is_ok(), "TLS 1.2 and 1.3 differ: {:?} {:?}", tls12.err(), tls13.err());
     tls13
 }
 
+/// With a client that trusts `authority` (PEM) alone.
+pub fn attempt_trusting(home: &Home, authority: &str, proof: Option<Proof>) -> Result<Shaken, String> {
+    shake(trusting(authority, proof, &[&TLS13]), newest(home), "localhost")
+}
+
 fn copy(proof: &Proof) -> Proof {
     (proof.0.clone(), proof.1.clone_key())
 }
 
-fn proof(issued: &Issued) -> Proof {
+pub fn proof(issued: &Issued) -> Proof {
     let certificate = issued.certificate.as_deref().expect("a certificate");
     let key = issued.key.as_ref().expect("a key").expose();
     (
@@ -82,12 +97,12 @@ fn proof(issued: &Issued) -> Proof {
     )
 }
 
-async fn certificate(home: &Home, device: &str) -> Issued {
+pub async fn certificate(home: &Home, device: &str) -> Issued {
     home.identity.issue(&id(device), Issue::Certificate, "test").await.expect("issue")
 }
 
 /// A login as the broker makes it out of a handshake.
-async fn door(home: &Home, shaken: &Shaken, client_id: &str) -> Result<Principal, LoginRefused> {
+pub async fn door(home: &Home, shaken: &Shaken, client_id: &str) -> Result<Principal, LoginRefused> {
     let certificates = shaken.server.peer_certificates();
     let login = Login { client_id, username: Some("?SDK=Python"), password: None, certificates, address: None };
     home.identity.authenticate(login).await
@@ -116,7 +131,7 @@ fn forged(issuer: Option<&Issuer<'_, KeyPair>>, change: impl FnOnce(&mut Certifi
 fn stolen(home: &Home) -> Issuer<'static, KeyPair> {
     let key = std::fs::read_to_string(home.folder.path().join("identity/ca.key")).expect("key");
     let key = KeyPair::from_pem(&key).expect("key");
-    Issuer::from_ca_cert_pem(home.identity.authority_pem(), key).expect("issuer")
+    Issuer::from_ca_cert_pem(&home.identity.authority_pem(), key).expect("issuer")
 }
 
 #[tokio::test]
@@ -199,7 +214,9 @@ fn below(ours: &Issuer<'_, KeyPair>) -> Proof {
 async fn a_certificate_that_our_key_signed_but_nobody_registered_opens_nothing() {
     let home = Home::new().await;
     let shaken = attempt(&home, Some(forged(Some(&stolen(&home)), |_| {}))).expect("the chain is right");
-    assert_eq!(door(&home, &shaken, "meter-1").await, Err(LoginRefused::BadCredentials));
+    let refused = door(&home, &shaken, "meter-1").await.expect_err("admitted");
+    assert!(matches!(&refused, LoginRefused::UnknownCertificate { device: Some(d), .. } if *d == id("meter-1")));
+    assert!(!refused.outside().contains("meter-1"), "the other side learns nothing about what is registered");
 }
 
 #[tokio::test]
@@ -302,7 +319,8 @@ async fn a_registered_certificate_of_another_authority_is_bound_to_its_child() {
     home.identity.configure(&config).expect("configure");
     let theirs = forged(Some(&plant), |p| p.distinguished_name.push(DnType::CommonName, "SN-4711"));
     let shaken = attempt(&home, Some(copy(&theirs))).expect("handshake");
-    assert_eq!(door(&home, &shaken, "press-1").await, Err(LoginRefused::BadCredentials), "nobody registered it yet");
+    let unknown = door(&home, &shaken, "press-1").await;
+    assert!(matches!(unknown, Err(LoginRefused::UnknownCertificate { .. })), "nobody registered it yet: {unknown:?}");
     let text = pem("CERTIFICATE", &theirs.0[0]);
     let issued = home.identity.issue(&id("press-1"), Issue::Register(text.clone()), "test").await.expect("register");
     assert_eq!(door(&home, &shaken, "press-1").await.expect("admitted").device, id("press-1"));

@@ -1,5 +1,7 @@
 //! Credentials of children: `/v1/credentials/…`, their enrolment, and the authority they are to trust.
 
+use std::net::SocketAddr;
+
 use axum::{
     Extension, Json,
     extract::{Path, Query, State, rejection::QueryRejection},
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, Body, device};
 use crate::{
-    identity::{CredentialView, IdentityError, Issue, Secret},
+    identity::{AuthorityView, CredentialView, IdentityError, Issue, Refused, Secret},
     model::command::{Refusal, RefusalCode},
     web::{
         App,
@@ -148,14 +150,66 @@ pub async fn enrol(
     Extension(via): Extension<Via>,
     Body(enrolment): Body<Enrolment>,
 ) -> Answer<Value> {
-    let peer = match via {
-        Via::Net { peer, .. } => Some(peer),
+    Ok(Json(app.identity.enrol(&enrolment.code, enrolment.request, peer(&via)).await?.handout()))
+}
+
+fn peer(via: &Via) -> Option<SocketAddr> {
+    match via {
+        Via::Net { peer, .. } => Some(*peer),
         Via::Socket { .. } => None,
-    };
-    Ok(Json(app.identity.enrol(&enrolment.code, enrolment.request, peer).await?.handout()))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renewal {
+    /// The certificate in use, in PEM.
+    certificate: String,
+    /// PKCS #10 in PEM.
+    request: String,
+    /// The old key's signature over the request, where that is for another key.
+    #[serde(default)]
+    proof: Option<String>,
+}
+
+/// For children: a certificate that is due vouches for the next one.
+pub async fn renew(
+    State(app): State<App>,
+    Extension(via): Extension<Via>,
+    Body(renewal): Body<Renewal>,
+) -> Answer<Value> {
+    let Renewal { certificate, request, proof } = renewal;
+    Ok(Json(app.identity.renew(&certificate, request, proof.as_deref(), peer(&via)).await?.handout()))
+}
+
+/// Who was refused at the broker's door, and why.
+pub async fn refused(State(app): State<App>) -> Json<Vec<Refused>> {
+    Json(app.identity.refusals())
 }
 
 /// The gateway's certificate authority, to be pinned after its fingerprint was compared.
-pub async fn authority(State(app): State<App>) -> Json<Value> {
-    Json(json!({ "certificate": app.identity.authority_pem(), "fingerprint": app.identity.authority_fingerprint() }))
+pub async fn authority(State(app): State<App>) -> Json<AuthorityView> {
+    Json(app.identity.authority())
+}
+
+/// Begins the change to a new authority.
+pub async fn rotate_authority(State(app): State<App>, caller: Caller) -> Answer<AuthorityView> {
+    Ok(Json(app.identity.rotate_authority(&caller.who()).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retirement {
+    /// Revoke what the old authority signed and nobody renewed.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Ends the change: the old authority is trusted no longer.
+pub async fn retire_authority(
+    State(app): State<App>,
+    caller: Caller,
+    Body(Retirement { force }): Body<Retirement>,
+) -> Answer<Value> {
+    Ok(Json(json!({ "revoked": app.identity.retire_authority(force, &caller.who()).await? })))
 }
