@@ -265,6 +265,10 @@ impl Connection {
                         session.counters.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
                         hub.totals.bytes_received.fetch_add(n as u64, Ordering::Relaxed);
                     }
+                    // rustls has a page to recommend here
+                    Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                        return Err(End::Gone("the connection closed without DISCONNECT".into()));
+                    }
                     Err(error) => return Err(End::Gone(error.to_string())),
                 },
                 () = hub.journal.relieved(), if pressed => {}

@@ -28,7 +28,8 @@ mod status;
 mod subscribing;
 mod trie;
 mod websocket;
-mod wire;
+#[doc(hidden)] // for tests/fuzz
+pub mod wire;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -24,6 +24,8 @@ const BLOCKING_THREADS: usize = 16;
 
 /// Runs the daemon until the init system or a person ends it.
 pub fn run(start: Start) -> Result<(), Failure> {
+    // Whatever is written from here on is for this user alone; the control socket opens itself to its group.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -15,6 +15,7 @@ mod child;
 mod credentials;
 mod door;
 mod files;
+mod guess;
 mod knocks;
 mod names;
 mod overview;

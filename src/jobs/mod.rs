@@ -1,7 +1,8 @@
 //! Bulk work on many children: chosen by a filter, a few at a time, in windows and stages, stopped when too many fail.
 //! Everything is in the database before it is acted upon; a restart goes on where it stood.
 
-mod definition;
+#[doc(hidden)] // for tests/fuzz
+pub mod definition;
 mod engine;
 mod plan;
 #[cfg(test)]

@@ -20,7 +20,8 @@ mod latest;
 mod pursuit;
 mod shadows;
 mod takein;
-mod telemetry;
+#[doc(hidden)] // for tests/fuzz
+pub mod telemetry;
 mod voice;
 
 use std::sync::Arc;

@@ -152,6 +152,11 @@ impl<'de> Visitor<'de> for SetVisitor {
                 }
             }
             if !only_values && is_value(raw) {
+                // As raw text half a surrogate pair passes; whoever reads the record later could not.
+                if raw.contains("\\u") && text_of(raw).is_none() {
+                    let what = format!("the text of {name:?} holds half a character (a \\u surrogate alone)");
+                    return Err(serde::de::Error::custom(what));
+                }
                 set.values.push((name, raw));
             }
         }

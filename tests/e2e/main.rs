@@ -1,7 +1,10 @@
 //! The real daemon beside real peers that nobody here wrote, told as stories.
 
+mod access;
+mod certificates;
 mod coap;
 mod gateway;
+mod identity;
 mod mistakes;
 mod operations;
 mod peers;

@@ -8,12 +8,19 @@ export function accessPage(body) {
   const children = h("ul", { class: "list" });
   const empty = h("p", { class: "empty", hidden: true }, "No credentials yet. Issue one, or hand out an enrolment code.");
   const people = h("div", { class: "grid" });
+  const turnedAway = h("ul", { class: "list" });
+  const turnedAwayCard = h("section", { class: "card flush", hidden: true }, h("header", {}, h("h2", {}, "Refused at the broker")), turnedAway);
   const refused = (error) => { if (error) toast(`${error.message} ${error.hint ?? ""}`, "bad"); };
 
   async function load() {
     const found = await get("/v1/credentials", { background: true }).catch((error) => { refused(error); return []; });
     children.replaceChildren(...found.map((credential) => row(credential)));
     empty.hidden = found.length > 0;
+    const away = await get("/v1/credentials/refused", { background: true }).catch(() => []);
+    turnedAway.replaceChildren(...away.slice(0, 20).map((one) => h("li", {}, h("div", { class: "line" },
+      h("span", { class: "grow" }, h("span", { class: "name" }, one.device ?? "somebody"), h("div", { class: "soft small wrap" }, [one.address, one.text].filter(Boolean).join(" · "))),
+      h("span", { class: "end small" }, ago(one.last), h("div", { class: "soft" }, one.count === 1 ? "once" : `${one.count} times`))))));
+    turnedAwayCard.hidden = away.length === 0;
     if (!may("admin")) { people.replaceChildren(who()); return; }
     const [sessions, accounts] = await Promise.all([get("/v1/sessions", { background: true }).catch(() => []), get("/v1/accounts", { background: true }).catch(() => [])]);
     people.replaceChildren(
@@ -31,7 +38,8 @@ export function accessPage(body) {
   const state = (credential) => {
     if (credential.revoked) return ["revoked", "bad"];
     if (credential.expires && credential.expires < now()) return ["ran out", "bad"];
-    if (credential.expires && credential.expires - now() < 30 * 86400000) return [`ends ${clock(credential.expires).slice(0, 10)}`, "warn"];
+    if (credential.standing === "due") return ["renew now", "warn"];
+    if (credential.expires && credential.expires - now() < 14 * 86400000) return [`ends ${clock(credential.expires).slice(0, 10)}`, "warn"];
     return ["valid", "good"];
   };
 
@@ -95,7 +103,7 @@ export function accessPage(body) {
 
   body.append(
     h("div", { class: "title" }, h("h1", {}, "Access"), may("admin") && h("button", { class: "push main", onclick: issue }, "New credential")),
-    h("div", { class: "stack" }, h("section", { class: "card flush" }, h("header", {}, h("h2", {}, "Children")), children, empty), people));
+    h("div", { class: "stack" }, h("section", { class: "card flush" }, h("header", {}, h("h2", {}, "Children")), children, empty), turnedAwayCard, people));
   load();
 }
 
