@@ -83,7 +83,7 @@ impl Identity {
             // Who is not due yet is in time, however near its end may be.
             let early = self.due(entry).is_some_and(|due| due > now);
             let urgent =
-                urgency(expires, now).filter(|(severity, _)| !renewed && !(early && *severity == Severity::Info));
+                urgency(expires, now).filter(|(severity, _)| !(renewed || early && *severity == Severity::Info));
             if let Some((severity, when)) = urgent {
                 found.push(Expiring {
                     device: Some(stored.device.clone()),

@@ -36,21 +36,21 @@ async fn a_broker_full_of_strangers_serves_its_child() {
     let mut last: Vec<Vec<u8>> = Vec::new();
     while runs < 64 || Instant::now() < end {
         last.clear();
-        let mut strangers = Vec::new();
+        let mut strangers = tokio::task::JoinSet::new();
         for _ in 0..BATCH {
             let input = mutator.next(&corpus);
             last.push(input.clone());
             let address = stand.address();
-            strangers.push(tokio::spawn(async move {
+            strangers.spawn(async move {
                 let mut stream = TcpStream::connect(address).await.expect("the broker still listens");
                 let _ = stream.write_all(&input).await;
                 let _ = stream.shutdown().await;
                 let mut heard = Vec::new();
                 let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut heard)).await;
-            }));
+            });
         }
-        for stranger in strangers {
-            stranger.await.unwrap_or_else(|error| panic!("seed {seed}: {error}; {}", shown(&last)));
+        while let Some(stranger) = strangers.join_next().await {
+            stranger.unwrap_or_else(|error| panic!("seed {seed}: {error}; {}", shown(&last)));
         }
         runs += BATCH as u64;
         child.write_all(&[0xC0, 0]).await.expect("written");
