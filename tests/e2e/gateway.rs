@@ -49,6 +49,13 @@ impl Gateway {
         self.child.as_ref().expect("running").id()
     }
 
+    /// Bytes of memory it holds (`VmRSS`).
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("running");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
     /// kill -9: nothing is flushed, nothing is said.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("running");

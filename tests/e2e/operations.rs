@@ -246,3 +246,23 @@ fn a_job_ordered_at_the_gateway_itself_is_carried_out_device_by_device_and_tells
     let (code, refused) = gateway.api("POST", "/v1/jobs/nothing/control", Some(&json!({"control": "pause"})));
     assert_eq!(code, 404, "{refused}");
 }
+
+#[test]
+fn guessing_passwords_leaves_the_gateway_no_larger_than_before() {
+    let ground = Ground::new();
+    let gateway = ground.gateway("").devices("room.toml", ROOM).start();
+    let password = json!({"device": "room", "kind": "password", "password": "violet-anvil-harbour-9"});
+    assert_eq!(gateway.api("POST", "/v1/credentials", Some(&password)).0, 200);
+    let before = gateway.resident();
+    for guess in 0..6 {
+        let port = ground.mqtt.to_string();
+        let wrong = format!("wrong-{guess}");
+        let arguments =
+            ["-h", "127.0.0.1", "-p", &port, "-i", "room", "-u", "room", "-P", &wrong, "-t", "t", "-m", "x"];
+        output("mosquitto_pub", &arguments);
+    }
+    // Each guess needs 19 MiB for as long as it is hashed.
+    gateway.eventually("the memory of six hashes is given back", |gateway| {
+        (gateway.resident() < before + (16 << 20)).then_some(())
+    });
+}
