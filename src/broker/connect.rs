@@ -201,6 +201,7 @@ async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec
             _ => None,
         };
         if let Some(device) = named.as_ref().filter(|device| hub.identity.knows(device)) {
+            hub.identity.unproved(device, peer.address).await;
             return Err(Fault::new(reason::NOT_AUTHORIZED, format!("{device} has credentials and must show them")));
         }
         let device = named.unwrap_or_else(|| DeviceId::new(NOBODY).expect("a valid id"));

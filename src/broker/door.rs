@@ -157,6 +157,7 @@ pub async fn accept(
         let place = match keeper.admit(address.ip(), Instant::now()) {
             Ok(place) => place,
             Err(why) => {
+                hub.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
                 refused += 1;
                 if refused.is_power_of_two() {
                     tracing::warn!(%address, why, refused, "a connection is not let in");

@@ -42,6 +42,17 @@ impl Identity {
         self.knocked(knock).await;
     }
 
+    /// Somebody said, without any credentials, that it is `device`, which has some.
+    pub async fn unproved(&self, device: &DeviceId, address: SocketAddr) {
+        let knock = Knock {
+            device: Some(device.as_str()),
+            address: Some(address.ip()),
+            reason: "no-credentials",
+            text: "no credentials were given, and the device has some".into(),
+        };
+        self.knocked(knock).await;
+    }
+
     pub(super) async fn trace(&self, login: &Login<'_>, judged: &Result<Principal, LoginRefused>, now: Millis) {
         let address = login.address.map(|address| address.ip());
         match judged {

@@ -16,6 +16,7 @@ use super::{
     Identity, IdentityError,
     password::{self, BadPassword, Crowded, check_password},
     secret::{Secret, new_code, read_code},
+    tend::guesser,
 };
 use crate::{
     clock,
@@ -164,7 +165,7 @@ impl Identity {
     ) -> Result<(Secret, Technician), SignInRefused> {
         let name = name.trim().to_lowercase();
         let ip = address.map(|a| a.ip());
-        self.patience("login code", ip)?;
+        self.patience(&guesser("login code", ip), ip)?;
         let now = clock::now();
         let found = match read_code(code) {
             Some(proof) => self.inner.store.code(proof.to_vec(), now).await?,

@@ -229,18 +229,24 @@ impl Identity {
         own.into_iter().flatten().filter_map(one).collect()
     }
 
-    /// Refuses where `account` or `address` must wait after failures.
-    pub(super) fn slowed(&self, account: &str, address: Option<IpAddr>) -> Result<(), IdentityError> {
+    /// Refuses where somebody at `address` must wait after wrong codes.
+    pub(super) fn slowed(&self, what: &str, address: Option<IpAddr>) -> Result<(), IdentityError> {
         let failures = self.inner.failures.lock().unwrap_or_else(|e| e.into_inner());
-        match failures.wait(account, address, Instant::now()) {
+        match failures.wait(&guesser(what, address), address, Instant::now()) {
             Some(wait) => Err(IdentityError::Busy(format!("too many failures; try again in {} s", wait.as_secs() + 1))),
             None => Ok(()),
         }
     }
 
-    pub(super) fn blame(&self, account: &str, address: Option<IpAddr>) {
-        self.inner.failures.lock().unwrap_or_else(|e| e.into_inner()).failed(account, address, Instant::now());
+    pub(super) fn blame(&self, what: &str, address: Option<IpAddr>) {
+        let account = guesser(what, address);
+        self.inner.failures.lock().unwrap_or_else(|e| e.into_inner()).failed(&account, address, Instant::now());
     }
+}
+
+/// Codes are guessed for nobody in particular: one who guesses must not lock out those who come from elsewhere.
+pub(super) fn guesser(what: &str, address: Option<IpAddr>) -> String {
+    address.map_or_else(|| what.to_owned(), |address| format!("{what} {address}"))
 }
 
 fn stamp(path: &Path) -> Stamp {
