@@ -27,6 +27,8 @@ const REPEATED: usize = 12;
 struct Known {
     core: HashSet<&'static str>,
     common: HashSet<&'static str>,
+    /// Whole passwords among them.
+    whole: Vec<&'static str>,
     longest: usize,
 }
 
@@ -35,7 +37,9 @@ static KNOWN: LazyLock<Known> = LazyLock::new(|| {
     let lines = COMMON.lines().filter(|line| !line.starts_with('#'));
     let common: HashSet<_> = lines.flat_map(str::split_whitespace).filter(|word| !core.contains(word)).collect();
     let longest = core.iter().chain(&common).map(|word| word.len()).max().unwrap_or(0);
-    Known { core, common, longest }
+    let mut whole: Vec<_> = common.iter().copied().filter(|word| word.len() >= REPEATED).collect();
+    whole.sort_by_key(|word| (std::cmp::Reverse(word.len()), *word)); // those that hold others go first
+    Known { core, common, whole, longest }
 });
 
 /// Why `password` of `name` is easy to guess, if it is.
@@ -58,9 +62,6 @@ pub(super) fn guessable(password: &str, name: &str) -> Option<&'static str> {
             return Some("it repeats itself");
         }
     }
-    if KNOWN.common.contains(lower.as_str()) {
-        return Some("it stands in every list of leaked passwords");
-    }
     let plain: String = lower
         .chars()
         .map(|c| match c {
@@ -80,7 +81,11 @@ pub(super) fn guessable(password: &str, name: &str) -> Option<&'static str> {
         letters < LETTERS && words < DISTINCT
     };
     // What is left when known words, digits and signs are taken away has to be worth guessing.
-    (poor(&lower) || poor(&plain)).then_some("it consists of words that everybody tries first")
+    let rest = KNOWN
+        .whole
+        .iter()
+        .fold(lower.clone(), |text, whole| if text.contains(whole) { text.replace(whole, "") } else { text });
+    (poor(&rest) || poor(&plain)).then_some("it consists of words that everybody tries first")
 }
 
 /// `text` as known words with as few other letters as possible: how many letters those are, and how many different
