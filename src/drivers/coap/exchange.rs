@@ -3,6 +3,8 @@
 //! Confirmable messages are repeated with back-off (section 4.2), duplicates are answered from memory (4.5), answers
 //! that take long come separately (5.2.2), and one peer has one open request at a time (NSTART = 1, section 4.7).
 
+mod seen;
+
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
@@ -11,19 +13,9 @@ use std::{
 
 use coap_lite::{CoapOption, MessageType};
 
+use self::seen::{Met, Seen};
 use super::wire::{Message, Token, code};
 
-/// After so long without an answer from the application an empty acknowledgement goes out.
-const SEPARATE_AFTER: Duration = Duration::from_millis(700);
-/// EXCHANGE_LIFETIME of RFC 7252 section 4.8.2: how long a message id is remembered.
-const LIFETIME: Duration = Duration::from_secs(247);
-/// An application that has not answered by then never will.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Remembered message ids in all; beyond that the oldest are forgotten.
-const MOST_SEEN: usize = 2048;
-/// Unanswered requests of one peer, and in all: more are dropped, and repeated by whoever means them.
-const OPEN_PER_PEER: usize = 8;
-const OPEN_IN_ALL: usize = 512;
 /// Requests that wait for their turn with one peer.
 const QUEUED_PER_PEER: usize = 32;
 
@@ -98,14 +90,6 @@ struct Open {
     keeps: bool,
 }
 
-#[derive(Debug)]
-enum Seen {
-    /// With the application; acknowledge at the given time.
-    Pending { ack_at: Option<Instant>, until: Instant },
-    /// Answered with these bytes, or with nothing that needs repeating.
-    Done(Option<Vec<u8>>),
-}
-
 #[derive(Debug, Default)]
 struct Line {
     busy: Option<u64>,
@@ -119,9 +103,7 @@ pub struct Exchanges {
     open: HashMap<u64, Open>,
     tokens: HashMap<(SocketAddr, Token), u64>,
     lines: HashMap<SocketAddr, Line>,
-    seen: HashMap<(SocketAddr, u16), Seen>,
-    seen_order: VecDeque<(Instant, (SocketAddr, u16))>,
-    pending: usize,
+    seen: Seen,
     effects: Vec<Effect>,
 }
 
@@ -135,9 +117,7 @@ impl Exchanges {
             open: HashMap::new(),
             tokens: HashMap::new(),
             lines: HashMap::new(),
-            seen: HashMap::new(),
-            seen_order: VecDeque::new(),
-            pending: 0,
+            seen: Seen::default(),
             effects: Vec::new(),
         }
     }
@@ -174,29 +154,26 @@ impl Exchanges {
     /// Answers a request: in its acknowledgement where that has not gone out yet.
     pub fn respond(&mut self, now: Instant, ticket: &Ticket, mut message: Message) {
         let key = (ticket.peer, ticket.id);
-        let Some(Seen::Pending { ack_at, .. }) = self.seen.get(&key) else { return };
-        let piggybacked = ticket.confirmable && ack_at.is_some();
-        self.pending = self.pending.saturating_sub(1);
+        let Some(unacknowledged) = self.seen.close(key) else { return };
+        let piggybacked = ticket.confirmable && unacknowledged;
         message.set_token(ticket.token.clone());
         if piggybacked {
             message.set_kind(MessageType::Acknowledgement);
             message.set_id(ticket.id);
             let bytes = message.to_bytes();
-            self.seen.insert(key, Seen::Done(bytes.clone()));
+            self.seen.answered(key, bytes.clone());
             self.effects.extend(bytes.map(|bytes| Effect::Send(ticket.peer, bytes)));
             return;
         }
         let acknowledged = ticket.confirmable.then(|| empty(MessageType::Acknowledgement, ticket.id));
-        self.seen.insert(key, Seen::Done(acknowledged));
+        self.seen.answered(key, acknowledged);
         let kind = if ticket.confirmable { MessageType::Confirmable } else { MessageType::NonConfirmable };
         self.transmit(now, ticket.peer, message, kind, None);
     }
 
     /// Takes back a request that could not be handed over: its repetition is a new one.
     pub fn drop_request(&mut self, ticket: &Ticket) {
-        if let Some(Seen::Pending { .. }) = self.seen.remove(&(ticket.peer, ticket.id)) {
-            self.pending = self.pending.saturating_sub(1);
-        }
+        self.seen.forget((ticket.peer, ticket.id));
     }
 
     /// Nobody takes requests here.
@@ -255,25 +232,16 @@ impl Exchanges {
                 self.send_empty(peer, MessageType::Reset, id)
             };
         }
-        match self.seen.get(&(peer, id)) {
-            Some(Seen::Done(Some(bytes))) => return self.effects.push(Effect::Send(peer, bytes.clone())),
-            Some(Seen::Pending { ack_at: None, .. }) if confirmable => {
-                return self.send_empty(peer, MessageType::Acknowledgement, id);
-            }
-            Some(_) => return,
-            None => {}
+        match self.seen.met((peer, id), confirmable) {
+            Met::New => {}
+            Met::Before => return,
+            Met::Acknowledge => return self.send_empty(peer, MessageType::Acknowledgement, id),
+            Met::Answered(bytes) => return self.effects.push(Effect::Send(peer, bytes)),
         }
         if code::is_request(message.code()) {
-            let from_peer =
-                |(key, seen): (&(SocketAddr, u16), &Seen)| key.0 == peer && matches!(seen, Seen::Pending { .. });
-            if self.pending >= OPEN_IN_ALL
-                || self.seen.iter().filter(|entry| from_peer(*entry)).count() >= OPEN_PER_PEER
-            {
+            if !self.seen.open(now, (peer, id), confirmable) {
                 return;
             }
-            self.pending += 1;
-            let ack_at = confirmable.then_some(now + SEPARATE_AFTER);
-            self.remember(now, (peer, id), Seen::Pending { ack_at, until: now + ANSWER_WITHIN });
             let ticket = Ticket { peer, id, token: message.token().to_vec(), confirmable, size };
             return self.effects.push(Effect::Request(ticket, message));
         }
@@ -284,7 +252,7 @@ impl Exchanges {
                     self.send_empty(peer, MessageType::Acknowledgement, id);
                 }
                 let reply = confirmable.then(|| empty(MessageType::Acknowledgement, id));
-                self.remember(now, (peer, id), Seen::Done(reply));
+                self.seen.note(now, (peer, id), reply);
                 self.answer(now, exchange, message);
             }
             // An answer nobody waits for: its sender stops observing for us.
@@ -332,25 +300,8 @@ impl Exchanges {
         for exchange in late {
             self.fail(now, exchange, Failure::Timeout);
         }
-        let mut acknowledge = Vec::new();
-        for (key, seen) in &mut self.seen {
-            match seen {
-                Seen::Pending { until, .. } if *until <= now => {
-                    self.pending = self.pending.saturating_sub(1);
-                    *seen = Seen::Done(None);
-                }
-                Seen::Pending { ack_at, .. } if ack_at.is_some_and(|at| at <= now) => {
-                    *ack_at = None;
-                    acknowledge.push(*key);
-                }
-                _ => {}
-            }
-        }
-        for (peer, id) in acknowledge {
+        for (peer, id) in self.seen.tick(now) {
             self.send_empty(peer, MessageType::Acknowledgement, id);
-        }
-        while self.seen_order.front().is_some_and(|(until, _)| *until <= now) {
-            self.forget_oldest();
         }
     }
 
@@ -358,11 +309,7 @@ impl Exchanges {
     pub fn next_tick(&self) -> Option<Instant> {
         let sent = self.sent.values().map(|sent| sent.due);
         let open = self.open.values().filter_map(|open| open.due);
-        let pending = self.seen.values().filter(|_| self.pending > 0).filter_map(|seen| match seen {
-            Seen::Pending { ack_at, until } => Some(ack_at.unwrap_or(*until)),
-            Seen::Done(_) => None,
-        });
-        sent.chain(open).chain(pending).min()
+        sent.chain(open).chain(self.seen.next_tick()).min()
     }
 
     /// Sends the next request of a peer whose line is free.
@@ -417,22 +364,6 @@ impl Exchanges {
 
     fn send_empty(&mut self, peer: SocketAddr, kind: MessageType, id: u16) {
         self.effects.push(Effect::Send(peer, empty(kind, id)));
-    }
-
-    fn remember(&mut self, now: Instant, key: (SocketAddr, u16), seen: Seen) {
-        if self.seen_order.len() >= MOST_SEEN {
-            self.forget_oldest();
-        }
-        self.seen.insert(key, seen);
-        self.seen_order.push_back((now + LIFETIME, key));
-    }
-
-    fn forget_oldest(&mut self) {
-        if let Some((_, key)) = self.seen_order.pop_front()
-            && let Some(Seen::Pending { .. }) = self.seen.remove(&key)
-        {
-            self.pending = self.pending.saturating_sub(1);
-        }
     }
 }
 
