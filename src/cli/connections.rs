@@ -8,7 +8,7 @@ const NAMED: usize = 8;
 
 pub fn lines(connections: &[Connection], now: Millis) -> Vec<String> {
     let connected = connections.iter().filter(|connection| connection.connected).count();
-    let (away, rate) = (connections.len() - connected, connections.iter().map(|c| c.rate_in).sum::<f64>());
+    let (away, rate) = (connections.len() - connected, connections.iter().fold(0.0, |sum, c| sum + c.rate_in));
     let mut first = format!("{connected} connections, in {rate:.1}/s");
     if away > 0 {
         first.push_str(&format!(", {away} sessions away"));

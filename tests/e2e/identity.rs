@@ -267,3 +267,32 @@ fn guessing_a_password_is_slowed_down_and_does_not_lock_the_child_out() {
     let audit = door.gateway.get("/v1/audit").to_string();
     assert!(audit.contains("child.login") && audit.contains("bad-credentials"), "{audit}");
 }
+
+#[test]
+fn a_credential_is_rotated_and_the_old_one_ends_with_the_first_use_of_the_new() {
+    let door = Door::open("");
+    let folder = door.pockets.path().display().to_string();
+    let file = door.pocket("pump-1.token");
+    let token = || fs::read_to_string(&file).expect("a token").trim().to_owned();
+    door.credential(&["issue", "pump-1", "--out", &folder]);
+    let old = token();
+    door.credential(&["rotate", &door.newest("pump-1"), "--out", &folder]);
+    let new = token();
+    let opens = |secret: &str| measures(door.tcp, "pump-1", &["-i", "pump-1", "-u", "pump-1", "-P", secret]).0;
+    assert!(old != new && opens(&old), "the old one counts until the new one was used");
+    assert!(opens(&new));
+    assert!(!opens(&old), "the old one counts after the new one was used");
+
+    // A certificate whose key the child holds is rotated with another request.
+    let papers = door.certified("valve-1");
+    let (key, request) = (door.pocket("k.pem").display().to_string(), door.pocket("k.csr").display().to_string());
+    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    output("openssl", &[&["req", "-new"], &curve[..], &["-keyout", &key, "-out", &request, "-subj", "/CN=x"]].concat());
+    door.credential(&["rotate", &door.newest("valve-1"), "--request", &request, "--out", &folder]);
+    let next =
+        Papers { certificate: door.pocket("valve-1.crt.pem"), key: key.into(), authority: papers.authority.clone() };
+    assert!(papers.measures(door.tls, "valve-1", &[]).0 && next.measures(door.tls, "valve-1", &[]).0);
+    assert!(!papers.measures(door.tls, "valve-1", &[]).0, "the replaced certificate still opens");
+    let list = door.credential(&["list"]);
+    assert_eq!(list.matches("revoked").count(), 2, "{list}");
+}
