@@ -171,6 +171,7 @@ pub fn access() -> Vec<Vec<u8>> {
         "#\n$SYS/#\n#\n$aws/things/d1/shadow/update/accepted\nd1",
         "site/{d}/#\n\nsite/d1/+\nsite/d1/a\nd1",
         "+/+/#\na/b\n+/b/c\na/b/c\nx:y.z",
+        "a\nb\ndevices/d1//#\ndevices/d1/\nd1",
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()

@@ -109,6 +109,11 @@ pub fn access(data: &[u8]) {
         let _ = access.may_subscribe(who, asked);
         return;
     }
+    // The bare root, which "{root}/#" names too, is nobody's to hear by itself.
+    let roots = ["devices/", "$aws/things/"].map(|root| format!("{root}{device}"));
+    if roots.iter().any(|root| topic.strip_suffix('/').unwrap_or(topic) == root) {
+        return;
+    }
     // Who may subscribe to a filter may receive whatever it names, but for what is denied.
     if access.may_subscribe(who, asked).is_ok() && matches(asked, topic) {
         assert!(access.may_receive(who, topic) || access.denied(who, topic), "{asked:?} was too broad for {topic:?}");
