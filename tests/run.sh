@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . packaging/needs.sh
 needs_build
-needs mosquitto mosquitto-clients libcoap3-bin libmodbus-dev mbpoll socat openssl python3 curl
+needs mosquitto mosquitto-clients libcoap3-bin libmodbus-dev mbpoll socat openssl python3 curl \
+    python3-pymodbus python3-serial python3-serial-asyncio
 
 # Debug information would double the size of every test program.
 export CARGO_PROFILE_DEV_DEBUG=0

@@ -43,6 +43,11 @@ impl Daemon {
         folders.into_iter().map(|folder| folder.join("control.sock")).collect()
     }
 
+    /// Where this gateway's user keeps profiles of their own.
+    pub fn profiles(&self) -> PathBuf {
+        self.config.profiles()
+    }
+
     /// The daemon, where it runs.
     pub async fn find(&self) -> Result<Client, ClientError> {
         Client::find(self.sockets()).await

@@ -53,6 +53,11 @@ impl ConfigFolder {
         let installed = PathBuf::from("/etc/headgate");
         self.folder.clone().or_else(|| installed.is_dir().then_some(installed))
     }
+
+    /// The folder of the user's own device profiles.
+    pub fn profiles(&self) -> PathBuf {
+        self.resolve().unwrap_or_else(|| "/etc/headgate".into()).join("profiles")
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -166,13 +166,15 @@ impl Keeping {
         for sample in samples {
             latest.put_sample(sample, *ts, budget);
         }
-        let Json::Object(body) = reading.body() else { return };
-        let text = Json::Object(body.clone()).to_string().into();
-        let record = NewRecord { device: device.clone(), kind: Kind::Telemetry, name: None, ts: *ts, body: text };
+        let body = reading.body();
+        // The same with its time: the body ends with its own brace.
+        let mut mirrored = Vec::with_capacity(body.len() + 24);
+        mirrored.extend_from_slice(&body[..body.len() - 1]);
+        mirrored.extend_from_slice(format!(",\"ts\":{}}}", ts.0).as_bytes());
+        self.voice.mirror(voice::child(device, "telemetry"), mirrored);
+        let record =
+            NewRecord { device: device.clone(), kind: Kind::Telemetry, name: None, ts: *ts, body: body.into() };
         gathered.records.push(record);
-        let mut mirrored = body;
-        mirrored.insert("ts".to_owned(), Json::from(ts.0));
-        self.voice.mirror(voice::child(device, "telemetry"), Json::Object(mirrored).to_string().into_bytes());
         if self.told() {
             gathered.after.push(After::Reading(Arc::new(reading)));
         }

@@ -3,6 +3,7 @@
 mod access;
 mod certificates;
 mod coap;
+mod commissioning;
 mod gateway;
 mod identity;
 mod mistakes;

@@ -199,25 +199,24 @@ async fn a_cable_out_and_in_again_is_back_within_the_back_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_serial_line_is_used_to_85_percent_of_what_it_can_carry() {
+async fn a_serial_line_is_never_spoken_on_before_its_silence_and_carries_values_at_any_speed() {
+    // How much of a line is used is measured by the benchmark; here only what must never be less.
     for baud in [9600u32, 115_200] {
         let tasks = Tasks::new();
         let simulator = Modbus::rtu_pty(&tasks, Some(baud), units(1)).expect("a simulator");
         let mut rig = Rig::start(rtu_bus(simulator.path(), baud, &farm(1, "0ms")));
         rig.reading("u1").await;
-        // The best of five seconds: what other tests do to the machine meanwhile is not the driver's doing.
-        let mut rate: f64 = 0.0;
-        for _ in 0..5 {
-            let (from, started) = (simulator.requests(), Instant::now());
-            while started.elapsed() < Duration::from_secs(1) {
-                rig.reading("u1").await;
+        let (progress, mut frames) = tokio::sync::mpsc::channel(10_000);
+        rig.tool_with(json!({ "tool": "scope", "seconds": 1 }), Some(progress)).await.expect("a scope");
+        // 3.5 characters of ten bits, or 1.75 ms on fast lines.
+        let silence = if baud > 19_200 { 1.75 } else { 35_000.0 / f64::from(baud) };
+        let mut requests = 0;
+        while let Some(frame) = frames.recv().await {
+            if frame["dir"] == ">" && frame["gapMs"].is_number() {
+                assert!(frame["gapMs"].as_f64() >= Some(silence - 0.01), "{baud} baud: {frame}");
+                requests += 1;
             }
-            rate = rate.max((simulator.requests() - from) as f64 / started.elapsed().as_secs_f64());
         }
-        // 8 + 25 characters of ten bits, the silence that ends the request and the one before the next.
-        let silence = if baud > 19_200 { 0.00175 } else { 35.0 / f64::from(baud) };
-        let theory = 1.0 / (330.0 / f64::from(baud) + 2.0 * silence);
-        println!("{baud} baud: {rate:.1} of {theory:.1} requests/s, {:.0} %", rate / theory * 100.0);
-        assert!(rate >= theory * 0.85, "{baud} baud: {rate:.1} of {theory:.1} requests/s");
+        assert!(requests > 3, "{baud} baud: {requests} requests in a second");
     }
 }

@@ -4,4 +4,7 @@ mod faults;
 mod load;
 mod peers;
 mod polling;
+mod pymodbus;
+mod roads;
 mod support;
+mod tools;

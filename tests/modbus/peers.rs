@@ -20,7 +20,7 @@ use tokio_modbus::client::{Reader, Writer};
 use crate::support::{Rig, loopback, rtu_bus, tcp_bus};
 
 /// A child process that ends with the test.
-struct Peer(Child);
+pub struct Peer(pub Child);
 
 impl Drop for Peer {
     fn drop(&mut self) {
@@ -29,7 +29,7 @@ impl Drop for Peer {
     }
 }
 
-fn must<T>(result: std::io::Result<T>, what: &str) -> T {
+pub fn must<T>(result: std::io::Result<T>, what: &str) -> T {
     result.unwrap_or_else(|e| panic!("{what} is needed for this test (README, Tests): {e}"))
 }
 
@@ -57,12 +57,12 @@ fn start_slave(arguments: &[&str]) -> Peer {
     Peer(child)
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 
 /// Two ends of a serial line.
-fn serial_line(folder: &Path) -> (Peer, PathBuf, PathBuf) {
+pub fn serial_line(folder: &Path) -> (Peer, PathBuf, PathBuf) {
     let (ours, theirs) = (folder.join("ours"), folder.join("theirs"));
     let end = |path: &Path| format!("pty,raw,echo=0,link={}", path.display());
     let socat = must(Command::new("socat").arg(end(&ours)).arg(end(&theirs)).spawn(), "socat");
@@ -76,7 +76,7 @@ fn serial_line(folder: &Path) -> (Peer, PathBuf, PathBuf) {
     panic!("socat made no terminals");
 }
 
-const EVERYTHING: &str = r#"
+pub const EVERYTHING: &str = r#"
 [[device]]
 id = "slave"
 unit = 5
@@ -138,7 +138,7 @@ write_function = 6
 "#;
 
 /// Reads every table and writes every way of writing; each value must come back from the slave.
-async fn everything(mut rig: Rig) {
+pub async fn everything(mut rig: Rig) {
     assert_eq!(rig.sample("slave", "discrete").await, (Some(Value::Bool(false)), Quality::Good));
     assert_eq!(rig.sample("slave", "input").await, (Some(Value::Int(199)), Quality::Good));
     for (name, value) in [

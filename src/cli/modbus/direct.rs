@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value as Json;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Where;
+use super::arguments::Where;
 use crate::{
     bus::ToDriver,
     config::modbus::{Bus, Framing, Link, Parity, Rts, Serial, profile::Profiles},
@@ -20,9 +20,6 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Where a packaged gateway keeps the user's own profiles.
-const OVERLAY: &str = "/etc/headgate/profiles";
-
 /// The bus the arguments describe; `None` where they only name one of the daemon's.
 pub(super) fn bus(place: &Where) -> Result<Option<Bus>, String> {
     let with_port = |address: &String| if address.contains(':') { address.clone() } else { format!("{address}:502") };
@@ -31,6 +28,7 @@ pub(super) fn bus(place: &Where) -> Result<Option<Bus>, String> {
         (Some(address), _, _) => Some(Bus::bare(address, tcp(address), Framing::Tcp)),
         (_, Some(address), _) => Some(Bus::bare(address, tcp(address), Framing::Rtu)),
         (_, _, Some(port)) => {
+            let framing = if place.ascii { Framing::Ascii } else { Framing::Rtu };
             let plain = Serial {
                 port: PathBuf::from(port),
                 baud: 9600,
@@ -41,14 +39,20 @@ pub(super) fn bus(place: &Where) -> Result<Option<Bus>, String> {
             };
             let serial = plain.with_line(&place.line);
             let serial = serial.ok_or_else(|| format!("--line {:?}: write \"9600 8N1\"", place.line))?;
-            Some(Bus::bare(&port.display().to_string(), Link::Serial(serial), Framing::Rtu))
+            Some(Bus::bare(&port.display().to_string(), Link::Serial(serial), framing))
         }
         _ => None,
     })
 }
 
-pub(super) async fn run(mut bus: Bus, request: Json, mut each: impl FnMut(Json)) -> Result<Json, String> {
-    let (profiles, problems) = Profiles::with_overlay(Path::new(OVERLAY));
+/// Carries out `request` on a bus of its own; `overlay` holds the user's profiles.
+pub(super) async fn run(
+    mut bus: Bus,
+    overlay: &Path,
+    request: Json,
+    mut each: impl FnMut(Json),
+) -> Result<Json, String> {
+    let (profiles, problems) = Profiles::with_overlay(overlay);
     problems.iter().for_each(|problem| eprintln!("{problem}"));
     bus.profiles = Arc::new(profiles);
     let tasks = Tasks::new();

@@ -38,7 +38,9 @@ pub(super) fn answer(request: &ToolRequest, answer: &Json, json: bool) {
         ToolRequest::Identify { .. } => println!("{}", unit(answer)),
         ToolRequest::Read { .. } => read(answer),
         ToolRequest::Solve { .. } => solve(answer),
+        ToolRequest::Write { .. } => write(answer),
         ToolRequest::Budget {} => budget(answer),
+        ToolRequest::Scope { .. } => scope(answer),
         _ => println!("{answer:#}"),
     }
 }
@@ -68,16 +70,48 @@ fn unit(found: &Json) -> String {
 }
 
 fn read(answer: &Json) {
-    if answer.get("value").is_some() {
-        println!("{} {}", answer["value"], answer["measure"].as_str().unwrap_or_default());
-    }
     let address = answer["address"].as_u64().unwrap_or(0);
+    let measure = answer["measure"].as_str().unwrap_or_default();
+    let registers = answer["registers"].as_array().map_or(0, Vec::len);
+    match answer.get("values").and_then(Json::as_array) {
+        Some(values) => {
+            // Several values of one type, each with the address it begins at.
+            let step = registers.checked_div(values.len()).unwrap_or(1).max(1);
+            for (place, value) in (address..).step_by(step).zip(values) {
+                println!("{place:>6}  {value} {measure}");
+            }
+        }
+        None => {
+            if let Some(value) = answer.get("value") {
+                println!("{value} {measure}");
+            }
+        }
+    }
     for (place, word) in (address..).zip(answer["registers"].as_array().into_iter().flatten()) {
         let word = word.as_u64().unwrap_or(0);
         println!("{place:>6}  {word:>5}  0x{word:04x}  {:>6}", word as u16 as i16);
     }
     for (place, bit) in (address..).zip(answer["bits"].as_array().into_iter().flatten()) {
         println!("{place:>6}  {bit}");
+    }
+}
+
+fn write(answer: &Json) {
+    let held = if answer["verified"] == true { "and holds it" } else { "but the device holds another value" };
+    println!("was {}, wrote {}, read back {}: {held}", answer["before"], answer["written"], answer["readBack"]);
+    match answer["reverted"].as_bool() {
+        Some(true) => println!("taken back: {} again", answer["now"]),
+        Some(false) => println!("NOT taken back: it holds {}, it was {}", answer["now"], answer["before"]),
+        None => {}
+    }
+}
+
+fn scope(answer: &Json) {
+    println!("{} frames, {} not shown", answer["frames"], answer["lost"]);
+    for (unit, notes) in answer["notes"].as_object().into_iter().flatten() {
+        for (note, count) in notes.as_object().into_iter().flatten() {
+            println!("  unit {unit}: {count} x {note}");
+        }
     }
 }
 
@@ -124,7 +158,19 @@ fn budget(answer: &Json) {
     if let Some(measured) = answer.get("measured") {
         println!("measured: {:.1} % of the bus", share(&measured["utilisation"]));
         for unit in measured["units"].as_array().into_iter().flatten() {
-            println!("  {} {}: {}", unit["device"], unit["state"].as_str().unwrap_or_default(), unit["cycles"]);
+            let text = |key: &str| unit[key].as_str().unwrap_or_default().to_owned();
+            let millis = |share: &str| unit["latency"][share].as_f64().unwrap_or(0.0) / 1000.0;
+            println!(
+                "  {:<16} {:<8} answers in {:.1} ms (p99 {:.1})",
+                text("device"),
+                text("state"),
+                millis("p50"),
+                millis("p99")
+            );
+            for cycle in unit["cycles"].as_array().into_iter().flatten() {
+                let (planned, actual) = (&cycle["plannedMs"], &cycle["actualMs"]);
+                println!("    every {planned} ms planned, {actual} ms measured, {} missed", cycle["missed"]);
+            }
         }
     }
 }

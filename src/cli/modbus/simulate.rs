@@ -1,11 +1,22 @@
 //! `headgate modbus simulate`: devices that are not there, with faults on request.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Args;
 
 use crate::{
-    config::modbus::{Framing, profile::Profiles},
+    cli::ConfigFolder,
+    config::modbus::{
+        Framing,
+        profile::{Profile, Profiles},
+    },
     drivers::modbus::{
         simulate::{Modbus, Unit, capture, faults::Fault},
         tools::units,
@@ -15,15 +26,14 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Devices of this profile; `headgate profile show` lists them
+    /// Devices of this profile, by name (`headgate profile show` lists them) or from a file NAME.toml
     #[arg(long, default_value = "eastron-sdm630")]
     profile: String,
     /// Devices as a capture of the bus scope saw them
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     capture: Option<PathBuf>,
-    /// Folder with profiles of your own
-    #[arg(long, value_name = "DIR", default_value = "/etc/headgate/profiles")]
-    profiles: PathBuf,
+    #[command(flatten)]
+    config: ConfigFolder,
     /// Unit ids, such as 1-10
     #[arg(long, default_value = "1")]
     units: String,
@@ -36,7 +46,10 @@ pub struct Arguments {
     /// Serve RTU on a pseudo terminal instead, reachable under this path
     #[arg(long, value_name = "LINK", conflicts_with = "rtu_over_tcp")]
     pty: Option<PathBuf>,
-    /// Pace the pseudo terminal like a line of this speed
+    /// ASCII frames on the pseudo terminal
+    #[arg(long, requires = "pty")]
+    ascii: bool,
+    /// The pseudo terminal is a line of this speed: replies take their time, and other speeds are not understood
     #[arg(long)]
     baud: Option<u32>,
     /// What goes wrong: UNIT:delay=200ms,exception=6,drop=10,damage=5,transaction=5,halves=5,doubles=5,close=1,echo
@@ -65,15 +78,14 @@ async fn serve(arguments: &Arguments) -> Result<(), String> {
     let made = made(arguments)?;
     let simulator = match &arguments.pty {
         Some(link) => {
-            let simulator = Modbus::rtu_pty(&tasks, arguments.baud, made).map_err(|e| e.to_string())?;
+            let simulator = Modbus::pty(&tasks, framing(arguments), arguments.baud, made).map_err(|e| e.to_string())?;
             let _ = fs::remove_file(link);
             std::os::unix::fs::symlink(simulator.path(), link).map_err(|e| format!("{}: {e}", link.display()))?;
-            println!("serving RTU on {} ({})", link.display(), simulator.path().display());
+            println!("serving on {} ({})", link.display(), simulator.path().display());
             simulator
         }
         None => {
-            let framing = if arguments.rtu_over_tcp { Framing::Rtu } else { Framing::Tcp };
-            let simulator = Modbus::tcp_framed(&tasks, arguments.listen, framing, made).await;
+            let simulator = Modbus::tcp_framed(&tasks, arguments.listen, framing(arguments), made).await;
             let simulator = simulator.map_err(|e| format!("{}: {e}", arguments.listen))?;
             println!("serving Modbus on {}", simulator.address());
             simulator
@@ -93,14 +105,24 @@ async fn serve(arguments: &Arguments) -> Result<(), String> {
     ended.map_err(|e| e.to_string())
 }
 
+fn framing(arguments: &Arguments) -> Framing {
+    match &arguments.pty {
+        Some(_) if arguments.ascii => Framing::Ascii,
+        Some(_) => Framing::Rtu,
+        None if arguments.rtu_over_tcp => Framing::Rtu,
+        None => Framing::Tcp,
+    }
+}
+
 /// What `devices.d` needs to take these devices in, as TOML.
 fn device_file(arguments: &Arguments, simulator: &Modbus) -> Result<String, String> {
     let mut text = match (&arguments.pty, arguments.rtu_over_tcp) {
         (Some(link), _) => {
             let port = std::path::absolute(link).unwrap_or_else(|_| link.clone());
             let baud = arguments.baud.unwrap_or(9600);
+            let protocol = if arguments.ascii { "modbus-ascii" } else { "modbus-rtu" };
             format!(
-                "[bus]\nname = \"bench\"\nprotocol = \"modbus-rtu\"\nport = \"{}\"\nbaud = {baud}\n",
+                "[bus]\nname = \"bench\"\nprotocol = \"{protocol}\"\nport = \"{}\"\nbaud = {baud}\n",
                 port.display()
             )
         }
@@ -110,7 +132,8 @@ fn device_file(arguments: &Arguments, simulator: &Modbus) -> Result<String, Stri
         }
     };
     // Of a capture nobody knows what the registers mean.
-    let profile = if arguments.capture.is_some() { "…" } else { arguments.profile.as_str() };
+    let name = Path::new(&arguments.profile).file_stem().unwrap_or_default().to_string_lossy();
+    let profile = if arguments.capture.is_some() { "…" } else { &*name };
     let captured = arguments.capture.is_some().then(|| made(arguments)).transpose()?;
     let units = captured.map_or_else(|| units(&arguments.units), |made| Ok(made.into_keys().collect()))?;
     for unit in units {
@@ -124,10 +147,22 @@ fn made(arguments: &Arguments) -> Result<BTreeMap<u8, Unit>, String> {
         let text = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
         return capture::units(&text);
     }
-    let (profiles, problems) = Profiles::with_overlay(&arguments.profiles);
-    problems.iter().for_each(|problem| eprintln!("{problem}"));
     let name = arguments.profile.as_str();
-    let profile =
-        profiles.get(name).ok_or_else(|| format!("there is no profile {name:?}; see `headgate profile show`"))?;
+    let profile = &*profile(name, &arguments.config.profiles())?;
     Ok(units(&arguments.units)?.into_iter().map(|unit| (unit, Unit::from_profile(profile, unit))).collect())
+}
+
+/// A profile by its name, or the one in a file.
+fn profile(name: &str, overlay: &Path) -> Result<Arc<Profile>, String> {
+    let said = |problem: &crate::config::problem::Problem| eprintln!("{problem}");
+    if name.ends_with(".toml") {
+        let text = fs::read_to_string(name).map_err(|e| format!("{name}: {e}"))?;
+        let (profile, problems) = Profile::parse(name, &text);
+        problems.iter().for_each(said);
+        return profile.map(Arc::new).ok_or_else(|| format!("{name} is no profile"));
+    }
+    let (profiles, problems) = Profiles::with_overlay(overlay);
+    problems.iter().for_each(said);
+    let found = profiles.get(name).cloned();
+    found.ok_or_else(|| format!("there is no profile {name:?}; see `headgate profile show`"))
 }

@@ -28,6 +28,8 @@ pub struct Device {
     /// Pause this device needs between requests.
     pub gap: Duration,
     pub limits: Limits,
+    /// Requests it can take at a time on one TCP connection, as its profile says.
+    pub in_flight: u8,
     pub points: Vec<Arc<Point>>,
     /// Written after each (re)connect.
     pub setup: Vec<(Arc<str>, Json)>,
@@ -133,6 +135,7 @@ impl Device {
             retries: 1,
             gap: Duration::ZERO,
             limits: Limits::default(),
+            in_flight: 1,
             points,
             setup: Vec::new(),
             commands: Vec::new(),
@@ -185,6 +188,7 @@ impl Device {
                 common.kind = profile.name.to_string();
             }
             device.profile = Some(profile.name.clone());
+            device.in_flight = profile.in_flight;
             device.setup = profile.setup.clone();
             device.commands = profile.commands.clone();
             device.detect = profile.detect.clone();

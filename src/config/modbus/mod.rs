@@ -25,6 +25,8 @@ pub struct Bus {
     pub turnaround: Duration,
     /// Replies whose transaction id is not the request's are taken (some endpoints never echo it).
     pub any_transaction: bool,
+    /// Most requests under way at a time (TCP with transaction ids only); many endpoints can take one.
+    pub in_flight: u8,
     /// What is sent comes back first (two-wire adapters with local echo).
     pub echo: bool,
     pub devices: Vec<Arc<Device>>,
@@ -168,6 +170,7 @@ impl Bus {
             gap: Duration::ZERO,
             turnaround: Duration::from_millis(100),
             any_transaction: false,
+            in_flight: 1,
             echo: false,
             devices: Vec::new(),
             profiles: Arc::default(),
@@ -224,6 +227,11 @@ pub fn read(root: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
     }
     let mut bus = bus?;
     bus.devices = devices;
+    bus.in_flight = match section.integer("in_flight", 1..=16) {
+        Some(number) => number as u8,
+        // As many as the least able of its devices can take.
+        None => bus.devices.iter().map(|device| device.in_flight).min().unwrap_or(1),
+    };
     Some(bus)
 }
 

@@ -29,6 +29,8 @@ pub struct Profile {
     pub max_registers: Option<u16>,
     /// Most unused registers between two points that are read along with them.
     pub merge_gap: Option<u16>,
+    /// Requests it takes at a time on one TCP connection.
+    pub in_flight: u8,
     /// Pause the device needs between requests.
     pub gap: Option<Duration>,
     pub timeout: Option<Duration>,
@@ -140,6 +142,7 @@ fn read(root: &Section<'_>) -> Option<Profile> {
         source: source.into(),
         max_registers: registers("max_registers"),
         merge_gap: root.integer("merge_gap", 0..=125).map(|n| n as u16),
+        in_flight: root.integer("in_flight", 1..=16).map_or(1, |n| n as u8),
         gap: root.duration("gap"),
         timeout: root.duration("timeout"),
         detect: root.sections("detect").iter().filter_map(|s| detect(s, &defaults)).collect(),

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -75,7 +74,7 @@ impl Owner<'_> {
         self.meter.add(began.elapsed());
         if tracing {
             let traced = std::mem::take(&mut wire.traced);
-            self.show(unit, traced);
+            self.show(traced);
         }
         match &result {
             Ok(answer) => {
@@ -112,7 +111,7 @@ impl Owner<'_> {
     }
 
     /// Asks one of the bus's own units, with retries where they make sense.
-    pub async fn ask(&mut self, key: UnitKey, request: &Request) -> Result<Bytes, Fault> {
+    pub async fn ask(&mut self, key: UnitKey, request: &Request) -> Result<Answer, Fault> {
         let Some(unit) = self.units.get(&key) else { return Err(Fault::Silent("removed".into())) };
         let doubtful = unit.health.is_doubtful();
         let (id, gap) = (unit.device.unit, unit.device.gap);
@@ -134,7 +133,7 @@ impl Owner<'_> {
                     let Some(code) = exception(&answer.pdu) else {
                         unit.busy = false;
                         unit.last_heard = Some(clock::now());
-                        return Ok(answer.pdu);
+                        return Ok(answer);
                     };
                     *unit.counters.exceptions.entry(code.0).or_default() += 1;
                     if code.is_gateway() {

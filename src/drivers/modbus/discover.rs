@@ -139,15 +139,25 @@ impl Owner<'_> {
                 }
             }
             if fits {
-                matches.push((profile.detect.len(), profile.name.clone()));
+                matches.push((names(&identity, &profile.name), profile.detect.len(), profile.name.clone()));
             }
         }
-        // Whoever asked for more was right with more.
-        matches.sort_by(|a, b| b.cmp(a));
-        let profiles: Vec<&str> = matches.iter().map(|(_, name)| &**name).collect();
+        // The one the device names itself, then whoever asked for more and was right.
+        matches.sort_by(|a, b| (b.0, b.1, &a.2).cmp(&(a.0, a.1, &b.2)));
+        let profiles: Vec<&str> = matches.iter().map(|(_, _, name)| &**name).collect();
         let sunspec: Vec<u16> = models.keys().copied().collect();
         Ok(json!({ "unit": unit, "identity": identity, "sunspec": sunspec, "profiles": profiles }))
     }
+}
+
+/// Whether the device calls itself about as the profile is called: product "SDM630-Modbus", profile "eastron-sdm630".
+fn names(identity: &Json, profile: &str) -> bool {
+    let plain = |text: &str| -> String { text.to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect() };
+    let model = profile.split_once('-').map_or(profile, |(_, model)| model);
+    let (whole, model) = (plain(profile), plain(model));
+    let mut texts =
+        identity.as_object().into_iter().flat_map(|object| object.values()).filter_map(Json::as_str).map(plain);
+    texts.any(|text| text.contains(&model) || (text.len() > 3 && whole.ends_with(&text)))
 }
 
 fn shows(detect: &Detect, point: &Point, words: &[u16]) -> bool {

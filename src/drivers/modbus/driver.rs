@@ -171,7 +171,10 @@ fn refuse(running: &BTreeMap<Arc<str>, Running>, message: ToDriver) {
         }
         ToDriver::Call { device, reply, .. } => drop(reply.send(Err(unknown(format!("{device} is on no modbus bus"))))),
         ToDriver::Tool { reply, .. } => {
-            let text = format!("say which bus: \"bus\" is one of {}", names.join(", "));
+            let text = match names.is_empty() {
+                true => "no modbus bus is configured".to_owned(),
+                false => format!("say which bus: one of {}", names.join(", ")),
+            };
             let _ = reply.send(Err(unknown(text)));
         }
     }

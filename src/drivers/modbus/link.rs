@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_serial::SerialPortBuilderExt;
 
-use super::wire::{Io, Wire};
+use super::{port::Io, wire::Wire};
 use crate::config::modbus::{Bus, Link, Parity, Serial, Tls};
 
 const CONNECT: Duration = Duration::from_secs(3);

@@ -8,6 +8,7 @@
 //! The values (`codec`, `plan`, `frame`, `health`, `report`, `schedule`, `solve`, `budget`) know no wire and no clock;
 //! `owner` is the one task per bus; [`driver`] keeps one owner per configured bus.
 
+mod ahead;
 mod ask;
 pub mod budget;
 pub mod codec;
@@ -23,6 +24,7 @@ mod pause;
 pub mod pdu;
 pub mod plan;
 mod poll;
+mod port;
 pub mod report;
 pub mod schedule;
 mod scope;

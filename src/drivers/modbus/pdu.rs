@@ -83,6 +83,11 @@ impl Request {
         Self(bytes.to_vec())
     }
 
+    /// It changes nothing in the device.
+    pub fn only_reads(&self) -> bool {
+        matches!(self.function(), 1..=4 | 20 | 0x2B)
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }

@@ -58,6 +58,11 @@ impl Owner<'_> {
         if !unit.set_up && unit.health.is_online() {
             self.set_up(key).await;
         }
+        let missing = self.units.get_mut(&key).map(super::unit::Unit::missing_factors).unwrap_or_default();
+        for factor in missing {
+            // Where it cannot be had the values say so.
+            let _ = self.fetch(key, &factor).await;
+        }
         let answered = self.read_blocks(key, blocks, true).await;
         self.after(key, answered.map(|_| ())).await;
         let Some(unit) = self.units.get(&key) else { return };
@@ -108,15 +113,19 @@ impl Owner<'_> {
             if !unit.worth_asking(&block, Instant::now()) {
                 continue;
             }
+            self.send_ahead(key, std::iter::once(&block).chain(items.iter().map(|item| &item.block))).await;
             let answer = self.ask(key, &Request::read(block.table, block.address, block.count)).await;
-            let (ts, now) = (clock::now(), Instant::now());
+            let (now, came) = (Instant::now(), answer.as_ref().map(|answer| answer.came).ok());
+            // What was sent ahead was measured when it came, not when its turn was.
+            let waited = came.map_or(Duration::ZERO, |came| now.saturating_duration_since(came));
+            let ts = clock::now().plus(-(waited.as_millis() as i64));
             if !matches!(answer, Err(Fault::Silent(_))) {
                 self.heard(key, now).await;
             }
             let Some(unit) = self.units.get_mut(&key) else { return Ok(all) };
             let good = answer.is_ok();
             let taken = match answer {
-                Ok(reply) => unit.take(&block, &reply, ts, now),
+                Ok(reply) => unit.take(&block, &reply.pdu, ts, now),
                 Err(Fault::Exception(code)) if code.is_about_address() && block.points.len() > 1 => {
                     let cuts = plan::cuts(&block, |index| unit.point_at(index));
                     let in_the_middle = cuts.len() == 1 && no_holes(&block, cuts.iter().next(), unit);

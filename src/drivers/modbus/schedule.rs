@@ -65,6 +65,11 @@ impl Schedule {
         self.heap.pop().map(|Reverse(due)| due)
     }
 
+    /// All work that is due at `now`, in no order.
+    pub fn due(&self, now: Instant) -> impl Iterator<Item = &Due> {
+        self.heap.iter().map(|Reverse(due)| due).filter(move |due| due.at <= now)
+    }
+
     pub fn len(&self) -> usize {
         self.heap.len()
     }

@@ -1,6 +1,6 @@
 //! The bus scope: every frame that passes, decoded, for a while, beside polling.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use serde_json::{Value as Json, json};
 use tokio::{sync::mpsc, time::Instant};
@@ -48,15 +48,14 @@ impl Scope {
 }
 
 impl Owner<'_> {
-    /// Shows frames of an exchange with `unit` to all who watch.
-    pub fn show(&mut self, unit: u8, traced: Vec<Traced>) {
+    /// Shows frames to all who watch.
+    pub fn show(&mut self, traced: Vec<Traced>) {
         let framing = self.bus.framing;
         for scope in &mut self.scopes {
-            if scope.unit.is_some_and(|wanted| wanted != unit) {
-                continue;
-            }
-            for frame in &traced {
-                let bytes = payload(framing, &frame.bytes);
+            let only = scope.unit;
+            for frame in traced.iter().filter(|frame| only.is_none_or(|wanted| wanted == frame.unit)) {
+                let (unit, payload) = (frame.unit, payload(framing, &frame.bytes));
+                let bytes = &*payload;
                 let text = describe(frame, bytes);
                 scope.frames += 1;
                 if let Some(note) = frame.note {
@@ -104,11 +103,15 @@ impl Owner<'_> {
 }
 
 /// The PDU inside a frame, as far as it is there.
-fn payload(framing: Framing, frame: &[u8]) -> &[u8] {
+fn payload(framing: Framing, frame: &[u8]) -> Cow<'_, [u8]> {
     match framing {
-        Framing::Tcp => frame.get(7..).unwrap_or_default(),
-        Framing::Rtu => frame.get(1..frame.len().saturating_sub(2)).unwrap_or_default(),
-        Framing::Ascii => &[],
+        Framing::Tcp => frame.get(7..).unwrap_or_default().into(),
+        Framing::Rtu => frame.get(1..frame.len().saturating_sub(2)).unwrap_or_default().into(),
+        Framing::Ascii => {
+            // Behind colon and address, before checksum and line end.
+            let digits = frame.trim_ascii_end();
+            hex::decode(digits.get(3..digits.len().saturating_sub(2)).unwrap_or_default()).unwrap_or_default().into()
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     solve,
     tools::{Place, Target, Tool, ToolRequest, units},
     wire::WireError,
+    write::write_requests,
 };
 use crate::{
     config::modbus::{
@@ -68,7 +69,9 @@ impl Owner<'_> {
     /// Lets the bus do its own work between two steps of a tool.
     async fn breathe(&mut self) {
         self.between().await;
-        while self.schedule.next().is_some_and(|at| at <= Instant::now()) && !self.stop.is_cancelled() {
+        // What is due now, not what becomes due meanwhile: a bus that is never idle would starve the tool.
+        let until = Instant::now();
+        while self.schedule.next().is_some_and(|at| at <= until) && !self.stop.is_cancelled() {
             self.work().await;
             self.between().await;
         }
@@ -255,17 +258,14 @@ impl Owner<'_> {
     }
 
     async fn put(&mut self, unit: u8, point: &Point, words: &[u16], timeout: Duration) -> Result<(), Refusal> {
-        let address = point.write.address.unwrap_or(point.address);
-        let request = match (point.table.is_bits(), words, point.write.function) {
-            (true, [bit, ..], _) => Request::write_bit(address, *bit != 0),
-            (false, [word], None | Some(6)) => Request::write_register(address, *word),
-            _ => Request::write_registers(address, words),
-        };
-        let answer = self.exchange(unit, &request, timeout, Duration::ZERO).await.map_err(|error| silent(&error))?;
-        match super::ask::exception(&answer.pdu) {
-            Some(code) => Err(Refusal::new(RefusalCode::DeviceFailed, code.to_string())),
-            None => Ok(()),
+        for request in write_requests(point, words) {
+            let answer =
+                self.exchange(unit, &request, timeout, Duration::ZERO).await.map_err(|error| silent(&error))?;
+            if let Some(code) = super::ask::exception(&answer.pdu) {
+                return Err(Refusal::new(RefusalCode::DeviceFailed, code.to_string()));
+            }
         }
+        Ok(())
     }
 
     async fn tool_solve(&mut self, target: &Target, table: &str, address: u16, display: f64, around: u16) -> Outcome {

@@ -54,7 +54,10 @@ pub struct Unit {
     /// Slowest answer seen: a probe waits twice that long.
     pub slowest: Duration,
     states: Vec<PointState>,
-    exponents: HashMap<Arc<str>, i32>,
+    /// Scale factors that no block has brought yet were asked for one by one.
+    factors_asked: bool,
+    /// Powers of ten by the name of the point that holds them; `None` until it was read.
+    exponents: HashMap<Arc<str>, Option<i32>>,
 }
 
 /// Measured pace of a group.
@@ -85,8 +88,9 @@ pub struct Taken {
 
 impl Unit {
     pub fn new(device: Arc<Device>, learned: Learned, now: Instant) -> Self {
-        let points = device.points.clone();
+        let points = with_factors_in_time(&device.points);
         let located = points.iter().all(|point| point.model.is_none());
+        let exponents = points.iter().filter_map(|point| Some((point.scale_from.clone()?, None))).collect();
         let mut unit = Self {
             states: vec![PointState::default(); points.len()],
             device,
@@ -103,7 +107,8 @@ impl Unit {
             located,
             busy: false,
             slowest: Duration::ZERO,
-            exponents: HashMap::new(),
+            factors_asked: false,
+            exponents,
         };
         unit.replan();
         unit
@@ -119,7 +124,8 @@ impl Unit {
 
     /// SunSpec models were found at these addresses: points of models that are not there are dropped.
     pub fn locate(&mut self, models: &BTreeMap<u16, u16>) {
-        let resolved = self.device.points.iter().filter_map(|point| match point.model {
+        let points = with_factors_in_time(&self.device.points);
+        let resolved = points.iter().filter_map(|point| match point.model {
             None => Some(point.clone()),
             Some(model) => {
                 let base = models.get(&model)?;
@@ -156,7 +162,16 @@ impl Unit {
 
     /// Power of ten for a point with a scale factor point.
     pub fn exponent(&self, point: &Point) -> Option<i32> {
-        self.exponents.get(point.scale_from.as_ref()?).copied()
+        *self.exponents.get(point.scale_from.as_ref()?)?
+    }
+
+    /// Scale factors that were not read yet: asked for once, before the values that need them.
+    pub fn missing_factors(&mut self) -> Vec<Arc<Point>> {
+        if std::mem::replace(&mut self.factors_asked, true) {
+            return Vec::new();
+        }
+        let missing = |point: &&Arc<Point>| matches!(self.exponents.get(&point.name), Some(None));
+        self.points.iter().filter(missing).cloned().collect()
     }
 
     /// Blocks of a group that are worth asking: those whose only points were refused lately are left out.
@@ -185,14 +200,15 @@ impl Unit {
     /// Takes the words or bits of a block. `get` gives the registers of an offset and count, or one bit.
     pub fn take(&mut self, block: &Block, reply: &[u8], ts: Millis, now: Instant) -> Taken {
         let registers = if block.table.is_bits() { Vec::new() } else { super::pdu::registers(reply) };
-        let mut taken = Taken::default();
+        let mut taken = Taken { samples: Vec::with_capacity(block.points.len()), ..Taken::default() };
         // Scale factors first: values of the same block need them.
-        for index in &block.points {
-            let point = &self.points[*index as usize];
-            if self.points.iter().any(|p| p.scale_from.as_ref() == Some(&point.name)) {
+        if !self.exponents.is_empty() {
+            for index in &block.points {
+                let point = &self.points[*index as usize];
+                let Some(known) = self.exponents.get_mut(&point.name) else { continue };
                 let from = usize::from(point.address - block.address);
                 if let Some(Ok(Value::Int(exponent))) = registers.get(from..).map(|r| codec::decode(point, r, None)) {
-                    self.exponents.insert(point.name.clone(), exponent as i32);
+                    *known = Some(exponent as i32);
                 }
             }
         }
@@ -274,7 +290,7 @@ impl Unit {
 
     /// It is back: everything is reported anew.
     pub fn fresh(&mut self) {
-        self.set_up = false;
+        (self.set_up, self.factors_asked) = (false, false);
         for state in &mut self.states {
             state.filter.reset();
             (state.reported, state.refused) = (None, None);
@@ -315,4 +331,18 @@ impl Unit {
             refused: refused.collect(),
         }
     }
+}
+
+/// The points, with every scale factor read as often as the values that need it: a factor may change with the value.
+fn with_factors_in_time(points: &[Arc<Point>]) -> Vec<Arc<Point>> {
+    let mut points = points.to_vec();
+    for index in 0..points.len() {
+        let users = points.iter().filter(|point| point.scale_from.as_ref() == Some(&points[index].name));
+        let pace = users.map(|point| (point.interval, point.priority)).min();
+        if let Some((interval, priority)) = pace.filter(|(interval, _)| *interval < points[index].interval) {
+            let factor = Arc::make_mut(&mut points[index]);
+            (factor.interval, factor.priority) = (interval, priority);
+        }
+    }
+    points
 }

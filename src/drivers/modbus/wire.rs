@@ -1,38 +1,18 @@
-//! One open connection: frames out, frames in, silence and deadlines kept. Knows one request at a time, no policy.
+//! One open connection: requests out, their answers in, deadlines kept. Waits for one answer at a time; where frames
+//! carry transaction ids, requests that will be wanted next may be on their way already. No policy.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, sleep_until, timeout_at},
-};
-use tokio_serial::{SerialPort, SerialStream};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     frame::{self, Frame, Side, Step},
-    pdu::Request,
+    pdu::{LONGEST, Request},
+    port::{Io, Port},
 };
-use crate::config::modbus::{Bus, Framing, Rts, Serial};
-
-/// Anything bytes go through in both directions.
-pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Duplex for T {}
-
-pub enum Io {
-    Stream(Box<dyn Duplex>),
-    Serial(Box<SerialStream>),
-}
-
-impl std::fmt::Debug for Io {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Io::Stream(_) => "stream",
-            Io::Serial(_) => "serial",
-        })
-    }
-}
+use crate::config::modbus::{Bus, Framing};
 
 /// Why a request got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,44 +27,48 @@ pub enum WireError {
     Closed(String),
 }
 
-impl WireError {
-    /// Whether the connection cannot be used any more.
-    pub fn ends_connection(&self) -> bool {
-        matches!(self, WireError::Foreign | WireError::Closed(_))
-    }
-}
-
 /// A frame that passed, for the scope.
 #[derive(Debug, Clone)]
 pub struct Traced {
     pub at: Instant,
+    pub unit: u8,
     pub sent: bool,
     pub bytes: Bytes,
     pub note: Option<&'static str>,
 }
 
-/// Time that a request and its answer took.
+/// What came back, and when.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub pdu: Bytes,
     /// From the last byte sent (as far as is known) to the whole reply.
     pub latency: Duration,
+    /// When it came, which may be a while before somebody asked for it.
+    pub came: Instant,
+}
+
+/// A request on its way before anybody waits for it.
+#[derive(Debug)]
+struct Ahead {
+    transaction: u16,
+    unit: u8,
+    request: Request,
+    sent: Instant,
+    answer: Option<(Bytes, Instant)>,
+    /// Something was written meanwhile: the answer may be older than the write.
+    void: bool,
 }
 
 #[derive(Debug)]
 pub struct Wire {
-    io: Io,
+    port: Port,
     framing: Framing,
-    serial: Option<Serial>,
     gap: Duration,
     turnaround: Duration,
     any_transaction: bool,
-    echo: bool,
     transaction: u16,
-    incoming: BytesMut,
     outgoing: BytesMut,
-    /// When the last byte went either way.
-    last_byte: Instant,
+    ahead: Vec<Ahead>,
     /// Something may still come that answers an earlier request.
     unsettled: bool,
     /// Frames that answered nothing that was asked.
@@ -97,17 +81,14 @@ pub struct Wire {
 impl Wire {
     pub fn new(io: Io, bus: &Bus) -> Self {
         Self {
-            io,
+            port: Port::new(io, bus),
             framing: bus.framing,
-            serial: bus.serial().cloned(),
             gap: bus.gap,
             turnaround: bus.turnaround,
             any_transaction: bus.any_transaction,
-            echo: bus.echo,
             transaction: 0,
-            incoming: BytesMut::with_capacity(512),
             outgoing: BytesMut::with_capacity(512),
-            last_byte: Instant::now(),
+            ahead: Vec::new(),
             unsettled: true,
             strays: 0,
             traced: Vec::new(),
@@ -120,8 +101,9 @@ impl Wire {
         (self.gap, self.turnaround, self.any_transaction) = (bus.gap, bus.turnaround, bus.any_transaction);
     }
 
-    /// Sends a request and waits for its answer. `timeout` runs from the last byte sent to the first byte back; time
-    /// on a serial line is added. `gap` is the pause this unit wants on top of the bus's own.
+    /// Sends a request and waits for its answer; one that was sent ahead is only waited for. `timeout` runs from the
+    /// last byte sent to the first byte back; time on a serial line is added. `gap` is the pause this unit wants on top
+    /// of the bus's own.
     pub async fn exchange(
         &mut self,
         unit: u8,
@@ -129,29 +111,79 @@ impl Wire {
         timeout: Duration,
         gap: Duration,
     ) -> Result<Answer, WireError> {
-        self.silence(gap).await;
+        if let Some(ahead) = self.taken_ahead(unit, request, timeout) {
+            if let Some((pdu, came)) = ahead.answer {
+                return Ok(Answer { pdu, latency: came.saturating_duration_since(ahead.sent), came });
+            }
+            return self.answer(ahead.transaction, unit, request, ahead.sent, timeout).await;
+        }
+        self.port.silence(self.gap.max(gap)).await;
         self.settle()?;
-        self.transaction = self.transaction.wrapping_add(1);
-        self.outgoing.clear();
-        frame::encode(self.framing, self.transaction, unit, request.bytes(), &mut self.outgoing);
-        let sent = self.send(timeout).await?;
+        let sent = self.send(unit, request, timeout).await?;
         if self.broadcast(unit) {
             sleep_until(sent + self.turnaround).await;
-            self.last_byte = Instant::now();
-            return Ok(Answer { pdu: Bytes::new(), latency: Duration::ZERO });
+            self.port.last_byte = Instant::now();
+            return Ok(Answer { pdu: Bytes::new(), latency: Duration::ZERO, came: sent });
         }
-        let result = self.answer(unit, request, sent, timeout).await;
+        let result = self.answer(self.transaction, unit, request, sent, timeout).await;
         self.unsettled = result.is_err();
         result
     }
 
+    /// Whether requests may be sent before their turn: replies are told apart by their transaction ids.
+    pub fn tells_apart(&self) -> bool {
+        self.framing == Framing::Tcp && !self.any_transaction
+    }
+
+    /// Requests on their way that nobody waits for yet.
+    pub fn under_way(&self) -> usize {
+        self.ahead.iter().filter(|ahead| ahead.answer.is_none() && !ahead.void).count()
+    }
+
+    pub fn is_ahead(&self, unit: u8, request: &Request) -> bool {
+        self.ahead.iter().any(|ahead| !ahead.void && ahead.unit == unit && ahead.request == *request)
+    }
+
+    /// Sends a request that will be wanted soon. What nobody asked for within a while is forgotten.
+    pub async fn send_ahead(&mut self, unit: u8, request: Request, timeout: Duration) -> Result<(), WireError> {
+        self.ahead.retain(|ahead| ahead.sent.elapsed() < timeout.max(Duration::from_secs(1)) * 2);
+        let sent = self.send(unit, &request, timeout).await?;
+        let transaction = self.transaction;
+        self.ahead.push(Ahead { transaction, unit, request, sent, answer: None, void: false });
+        Ok(())
+    }
+
+    /// Reads sent ahead to a unit tell nothing any more once something is written to it.
+    fn taken_ahead(&mut self, unit: u8, request: &Request, timeout: Duration) -> Option<Ahead> {
+        if !request.only_reads() {
+            self.ahead.iter_mut().filter(|ahead| ahead.unit == unit).for_each(|ahead| ahead.void = true);
+        }
+        let wanted = |ahead: &Ahead| !ahead.void && ahead.unit == unit && ahead.request == *request;
+        let ahead = self.ahead.swap_remove(self.ahead.iter().position(wanted)?);
+        // An answer that has waited for long is no measurement of now.
+        let fresh = ahead.answer.as_ref().is_none_or(|(_, came)| came.elapsed() < timeout.min(Duration::from_secs(1)));
+        fresh.then_some(ahead)
+    }
+
+    async fn send(&mut self, unit: u8, request: &Request, timeout: Duration) -> Result<Instant, WireError> {
+        self.transaction = self.transaction.wrapping_add(1);
+        self.outgoing.clear();
+        frame::encode(self.framing, self.transaction, unit, request.bytes(), &mut self.outgoing);
+        if self.tracing {
+            let bytes = self.outgoing.clone().freeze();
+            self.traced.push(Traced { at: Instant::now(), unit, sent: true, bytes, note: None });
+        }
+        self.port.send(&self.outgoing, timeout).await
+    }
+
     /// Unit 0 is a broadcast on serial lines; behind TCP it is the endpoint itself.
     fn broadcast(&self, unit: u8) -> bool {
-        unit == 0 && self.serial.is_some()
+        unit == 0 && self.port.serial.is_some()
     }
 
     async fn answer(
         &mut self,
+        transaction: u16,
         unit: u8,
         request: &Request,
         sent: Instant,
@@ -160,38 +192,43 @@ impl Wire {
         let mut deadline = sent + timeout;
         let mut begun = false;
         loop {
-            match frame::decode(self.framing, Side::Reply, &mut self.incoming) {
+            match frame::decode(self.framing, Side::Reply, &mut self.port.incoming) {
                 Step::Frame(frame) => {
-                    let ours = self.is_answer(&frame, unit, request);
-                    self.trace_frame(&frame, (!ours).then_some("stray"));
-                    if ours {
-                        let latency = self.last_byte.saturating_duration_since(sent);
-                        return Ok(Answer { pdu: frame.pdu, latency });
+                    let came = self.port.last_byte;
+                    if self.is_answer(&frame, transaction, unit, request) {
+                        self.trace_frame(&frame, None);
+                        return Ok(Answer { pdu: frame.pdu, latency: came.saturating_duration_since(sent), came });
+                    }
+                    if self.keep_for_later(&frame, came) {
+                        // The other side works through a queue: ours comes after what it has just done.
+                        deadline = deadline.max(came + timeout);
+                        continue;
                     }
                     // A late or foreign reply: the right one may follow.
+                    self.trace_frame(&frame, Some("stray"));
                     self.strays += 1;
                     continue;
                 }
                 Step::Wait => {}
                 Step::Damaged => {
-                    self.drop_damaged().await;
+                    self.drop_damaged(unit).await;
                     return Err(WireError::Damaged);
                 }
                 Step::Foreign => return Err(WireError::Foreign),
             }
-            match timeout_at(deadline, self.read()).await {
+            match timeout_at(deadline, self.port.read()).await {
                 Ok(Ok(())) => {
-                    if !begun && let Some(serial) = &self.serial {
+                    if !begun && let Some(serial) = &self.port.serial {
                         // The rest of the reply needs its time on the line; adapters deliver it in portions.
-                        let expected = request.reply_len().unwrap_or(super::pdu::LONGEST);
+                        let expected = request.reply_len().unwrap_or(LONGEST);
                         let rest = serial.time_of(frame::wire_len(self.framing, expected));
-                        deadline = deadline.max(self.last_byte + rest + Duration::from_millis(50));
+                        deadline = deadline.max(self.port.last_byte + rest + Duration::from_millis(50));
                     }
                     begun = true;
                 }
                 Ok(Err(error)) => return Err(error),
-                Err(_) if self.framing != Framing::Tcp && !self.incoming.is_empty() => {
-                    self.drop_damaged().await;
+                Err(_) if self.framing != Framing::Tcp && !self.port.incoming.is_empty() => {
+                    self.drop_damaged(unit).await;
                     return Err(WireError::Damaged);
                 }
                 Err(_) => return Err(WireError::Timeout(timeout)),
@@ -199,153 +236,69 @@ impl Wire {
         }
     }
 
-    fn is_answer(&self, frame: &Frame, unit: u8, request: &Request) -> bool {
-        let known = self.framing != Framing::Tcp || self.any_transaction || frame.transaction == self.transaction;
+    fn is_answer(&self, frame: &Frame, transaction: u16, unit: u8, request: &Request) -> bool {
+        let known = self.framing != Framing::Tcp || self.any_transaction || frame.transaction == transaction;
         known && frame.unit == unit && request.is_answered_by(&frame.pdu)
     }
 
-    /// Writes what is in `outgoing`; gives the time at which its last byte is (about) on the line.
-    async fn send(&mut self, timeout: Duration) -> Result<Instant, WireError> {
-        let on_line = self.serial.as_ref().map_or(Duration::ZERO, |serial| serial.time_of(self.outgoing.len()));
-        let rts = self.serial.as_ref().map_or(Rts::None, |serial| serial.rts);
-        self.turn(rts, true)?;
-        let started = Instant::now();
-        let limit = started + timeout.max(Duration::from_secs(1)) + on_line;
-        let writing = async {
-            match &mut self.io {
-                Io::Stream(stream) => stream.write_all(&self.outgoing).await,
-                Io::Serial(serial) => serial.write_all(&self.outgoing).await,
-            }
+    /// The answer to something that was sent ahead.
+    fn keep_for_later(&mut self, frame: &Frame, came: Instant) -> bool {
+        let answered = |ahead: &Ahead| {
+            ahead.transaction == frame.transaction
+                && ahead.unit == frame.unit
+                && ahead.answer.is_none()
+                && ahead.request.is_answered_by(&frame.pdu)
         };
-        match timeout_at(limit, writing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(closed(&error)),
-            Err(_) => return Err(WireError::Closed("the connection takes no more bytes".into())),
+        let Some(place) = self.ahead.iter().position(answered) else { return false };
+        self.trace_frame(frame, None);
+        if self.ahead[place].void {
+            self.ahead.swap_remove(place);
+        } else {
+            self.ahead[place].answer = Some((frame.pdu.clone(), came));
         }
-        let sent = started + on_line;
-        if rts != Rts::None {
-            sleep_until(sent).await;
-            self.turn(rts, false)?;
-        }
-        self.last_byte = sent;
-        if self.tracing {
-            let bytes = self.outgoing.clone().freeze();
-            self.traced.push(Traced { at: started, sent: true, bytes, note: None });
-        }
-        if self.echo {
-            self.swallow_echo(sent + timeout).await?;
-        }
-        Ok(sent)
-    }
-
-    fn turn(&mut self, rts: Rts, sending: bool) -> Result<(), WireError> {
-        let level = match rts {
-            Rts::None => return Ok(()),
-            Rts::High => sending,
-            Rts::Low => !sending,
-        };
-        match &mut self.io {
-            Io::Serial(serial) => {
-                serial.write_request_to_send(level).map_err(|e| WireError::Closed(format!("RTS cannot be set: {e}")))
-            }
-            Io::Stream(_) => Ok(()),
-        }
-    }
-
-    async fn swallow_echo(&mut self, deadline: Instant) -> Result<(), WireError> {
-        while self.incoming.len() < self.outgoing.len() {
-            match timeout_at(deadline, self.read()).await {
-                Ok(read) => read?,
-                Err(_) => return Err(WireError::Closed("no local echo; set echo = false".into())),
-            }
-        }
-        if self.incoming.starts_with(&self.outgoing) {
-            let _ = self.incoming.split_to(self.outgoing.len());
-            return Ok(());
-        }
-        self.incoming.clear();
-        Err(WireError::Damaged)
-    }
-
-    async fn read(&mut self) -> Result<(), WireError> {
-        let read = match &mut self.io {
-            Io::Stream(stream) => stream.read_buf(&mut self.incoming).await,
-            Io::Serial(serial) => serial.read_buf(&mut self.incoming).await,
-        };
-        match read {
-            Ok(0) => Err(WireError::Closed("closed by the other side".into())),
-            Ok(_) => {
-                self.last_byte = Instant::now();
-                Ok(())
-            }
-            Err(error) => Err(closed(&error)),
-        }
-    }
-
-    /// Waits until the line was silent for 3.5 characters and the configured gaps have passed.
-    async fn silence(&self, gap: Duration) {
-        let line = self.serial.as_ref().map_or(Duration::ZERO, Serial::silence);
-        let pause = line.max(self.gap).max(gap);
-        if !pause.is_zero() {
-            super::pause::until(self.last_byte + pause).await;
-        }
+        true
     }
 
     /// Throws away what came unasked. On TCP whole late frames are told by their transaction, so only what cannot be
     /// told apart is dropped.
     fn settle(&mut self) -> Result<(), WireError> {
-        let tells_apart = self.framing == Framing::Tcp && !self.any_transaction;
-        if tells_apart || !(self.unsettled || self.serial.is_some()) {
+        if self.tells_apart() || !(self.unsettled || self.port.serial.is_some()) {
             return Ok(());
         }
         // Bounded: an endpoint that floods is not read for ever.
         for _ in 0..64 {
-            match self.read().now_or_never() {
+            match self.port.read().now_or_never() {
                 Some(read) => read?,
                 None => break,
             }
         }
-        if !self.incoming.is_empty() {
+        if !self.port.incoming.is_empty() {
             self.strays += 1;
-            self.trace_raw("unasked");
-            self.incoming.clear();
+            self.trace_raw(0, "unasked");
+            self.port.incoming.clear();
         }
         Ok(())
     }
 
     /// After damage the rest of the frame is awaited until the line is silent.
-    async fn drop_damaged(&mut self) {
-        self.trace_raw("damaged");
-        let silence = self.serial.as_ref().map_or(Duration::from_millis(5), Serial::silence);
-        let silence = silence.max(Duration::from_millis(5));
-        for _ in 0..64 {
-            match timeout_at(Instant::now() + silence, self.read()).await {
-                Ok(Ok(())) => {}
-                _ => break,
-            }
-        }
-        self.incoming.clear();
+    async fn drop_damaged(&mut self, unit: u8) {
+        self.trace_raw(unit, "damaged");
+        self.port.drain().await;
     }
 
     fn trace_frame(&mut self, frame: &Frame, note: Option<&'static str>) {
         if self.tracing {
             let mut bytes = BytesMut::new();
             frame::encode(self.framing, frame.transaction, frame.unit, &frame.pdu, &mut bytes);
-            self.traced.push(Traced { at: self.last_byte, sent: false, bytes: bytes.freeze(), note });
+            let (at, unit) = (self.port.last_byte, frame.unit);
+            self.traced.push(Traced { at, unit, sent: false, bytes: bytes.freeze(), note });
         }
     }
 
-    fn trace_raw(&mut self, note: &'static str) {
+    fn trace_raw(&mut self, unit: u8, note: &'static str) {
         if self.tracing {
-            let bytes = Bytes::copy_from_slice(&self.incoming);
-            self.traced.push(Traced { at: self.last_byte, sent: false, bytes, note: Some(note) });
+            let bytes = Bytes::copy_from_slice(&self.port.incoming);
+            self.traced.push(Traced { at: self.port.last_byte, unit, sent: false, bytes, note: Some(note) });
         }
     }
-}
-
-fn closed(error: &io::Error) -> WireError {
-    WireError::Closed(match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "closed by the other side".into(),
-        _ => error.to_string(),
-    })
 }

@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use serde_json::{Map, Value as Json, json};
 use tokio::time::{Instant, sleep};
 
@@ -117,26 +118,24 @@ impl Owner<'_> {
     }
 
     /// Reads one point now, past its report rule.
-    pub async fn fetch(&mut self, key: UnitKey, point: &Arc<Point>) -> Result<Vec<u8>, Fault> {
+    pub async fn fetch(&mut self, key: UnitKey, point: &Arc<Point>) -> Result<Bytes, Fault> {
         let reply = self.ask(key, &Request::read(point.table, point.address, point.len())).await?;
         let index = self.units.get(&key).and_then(|unit| unit.points.iter().position(|p| p.name == point.name));
         if let (Some(index), Some(unit)) = (index, self.units.get_mut(&key)) {
             let points = vec![index as u32];
             let block = Block { table: point.table, address: point.address, count: point.len(), points };
-            unit.take(&block, &reply, clock::now(), Instant::now());
+            unit.take(&block, &reply.pdu, clock::now(), Instant::now());
         }
-        Ok(reply.to_vec())
+        Ok(reply.pdu)
     }
 
     async fn send_write(&mut self, key: UnitKey, point: &Point, encoded: &Encoded) -> Result<(), Fault> {
         let address = point.write.address.unwrap_or(point.address);
         match encoded {
             Encoded::Bit(bit) => {
-                let request = match point.write.function {
-                    Some(15) => Request::write_bits(address, &[*bit]),
-                    _ => Request::write_bit(address, *bit),
-                };
-                self.ask(key, &request).await?;
+                for request in write_requests(point, &[u16::from(*bit)]) {
+                    self.ask(key, &request).await?;
+                }
             }
             Encoded::Registers { words, mask } if point.write.function == Some(22) => {
                 for (offset, word) in (0..).zip(words) {
@@ -151,19 +150,12 @@ impl Owner<'_> {
                 if let Some(mask) = mask {
                     // The other bits are kept as they are on the device now.
                     let reply = self.ask(key, &Request::read(Table::Holding, address, words.len() as u16)).await?;
-                    for ((word, meant), old) in words.iter_mut().zip(mask).zip(pdu::registers(&reply)) {
+                    for ((word, meant), old) in words.iter_mut().zip(mask).zip(pdu::registers(&reply.pdu)) {
                         *word = (old & !meant) | (*word & meant);
                     }
                 }
-                match (point.write.function, words.as_slice()) {
-                    (Some(16), _) | (None, [_, _, ..]) => {
-                        self.ask(key, &Request::write_registers(address, &words)).await?;
-                    }
-                    _ => {
-                        for (offset, word) in (0..).zip(&words) {
-                            self.ask(key, &Request::write_register(address.wrapping_add(offset), *word)).await?;
-                        }
-                    }
+                for request in write_requests(point, &words) {
+                    self.ask(key, &request).await?;
                 }
             }
         }
@@ -298,6 +290,22 @@ impl Owner<'_> {
             let value = |p: &Arc<Point>| unit.last(&p.name).map(|(value, _)| (p.name.to_string(), value.to_json()));
             Ok(Json::Object(unit.points.iter().filter_map(value).collect()))
         })
+    }
+}
+
+/// The requests that put whole registers (or a bit, as 0 or 1) where the point is written, by its own function if it
+/// names one. Several registers go in one request, unless function 6 is asked for.
+pub(super) fn write_requests(point: &Point, words: &[u16]) -> Vec<Request> {
+    let address = point.write.address.unwrap_or(point.address);
+    match (point.table.is_bits(), point.write.function, words) {
+        (true, Some(15), words) => {
+            vec![Request::write_bits(address, &words.iter().map(|w| *w != 0).collect::<Vec<_>>())]
+        }
+        (true, _, words) => vec![Request::write_bit(address, words.first().is_some_and(|word| *word != 0))],
+        (false, Some(16), words) | (false, None, words @ [_, _, ..]) => vec![Request::write_registers(address, words)],
+        (false, _, words) => {
+            (0..).zip(words).map(|(n, word)| Request::write_register(address.wrapping_add(n), *word)).collect()
+        }
     }
 }
 

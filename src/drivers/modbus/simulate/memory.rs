@@ -1,7 +1,7 @@
 //! The registers of simulated units: what is there, what moves, what was written.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,6 +19,9 @@ use crate::{
 /// The registers of all units of one simulator. Clones share them; tests read and write beside the server.
 #[derive(Debug, Clone, Default)]
 pub struct Registers(Arc<Mutex<HashMap<u8, Unit>>>);
+
+/// The power of ten in every scale factor of a simulated device: tenths.
+const EXPONENT: i32 = -1;
 
 /// One simulated unit.
 #[derive(Debug, Clone, Default)]
@@ -58,8 +61,14 @@ impl Unit {
         let mut unit =
             Self { identity: vec![(0, profile.maker.to_string()), (1, profile.name.to_string())], ..Self::default() };
         unit.identity.push((2, "1.0".into()));
-        for point in profile.points.iter().filter(|p| p.model.is_none()) {
+        let points = super::models::located(&mut unit, &profile.points);
+        let factors: HashSet<&str> = points.iter().filter_map(|point| point.scale_from.as_deref()).collect();
+        for point in &points {
             unit.add_point(point, unit_id);
+            if factors.contains(&*point.name) {
+                unit.moving.retain(|moving| moving.point.name != point.name);
+                unit.put(point.table, point.address, &[EXPONENT as u16]);
+            }
         }
         unit
     }
@@ -69,7 +78,7 @@ impl Unit {
         let count = point.len();
         self.put(point.table, point.address, &vec![0; usize::from(count)]);
         let number = point.kind.is_number() && point.titles.is_empty() && point.bits.is_none();
-        if number && !point.writable() && !point.table.is_bits() && point.scale_from.is_none() {
+        if number && !point.writable() && !point.table.is_bits() {
             let (middle, swing, counts) = usual(point);
             let period = 20.0 + f64::from(seed) + f64::from(point.address % 37);
             self.moving.push(Moving { point: point.clone(), middle, swing, period, counts });
@@ -103,7 +112,8 @@ impl Unit {
 
     /// Encodes a value into the point's registers; what cannot be encoded is left as it is.
     pub fn set(&mut self, point: &Point, value: &Value) {
-        match codec::encode(point, value, Some(0)) {
+        let exponent = if point.scale_from.is_some() { EXPONENT } else { 0 };
+        match codec::encode(point, value, Some(exponent)) {
             Ok(Encoded::Bit(bit)) => self.put(point.table, point.address, &[u16::from(bit)]),
             Ok(Encoded::Registers { words, .. }) => self.put(point.table, point.address, &words),
             Err(_) => {}
@@ -122,7 +132,8 @@ impl Unit {
     /// The words there, `None` where one of them is not.
     pub fn get(&self, table: Table, address: u16, count: u16) -> Option<Vec<u16>> {
         let last = address.checked_add(count.checked_sub(1)?)?;
-        (address..=last).map(|a| self.words.get(&(table, a)).copied()).collect()
+        let words: Vec<u16> = self.words.range((table, address)..=(table, last)).map(|(_, word)| *word).collect();
+        (words.len() == usize::from(count)).then_some(words)
     }
 
     /// Lets time pass for what moves.
@@ -179,7 +190,8 @@ fn usual(point: &Point) -> (f64, f64, bool) {
         },
     };
     // What the type cannot hold at its scale would not be encoded at all.
-    let most = if point.kind.len() == 1 { 30_000.0 * point.scale.abs() } else { f64::MAX };
+    let factor = if point.scale_from.is_some() { 10f64.powi(EXPONENT) } else { 1.0 };
+    let most = if point.kind.len() == 1 { 30_000.0 * point.scale.abs() * factor } else { f64::MAX };
     (by_unit.0.min(most), by_unit.1.min(most / 4.0), by_unit.2)
 }
 

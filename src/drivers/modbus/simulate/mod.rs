@@ -5,6 +5,7 @@ mod answer;
 pub mod capture;
 pub mod faults;
 mod memory;
+mod models;
 mod serve;
 
 use std::{
@@ -59,15 +60,26 @@ impl Modbus {
         Ok(simulator)
     }
 
-    /// Serves RTU on a pseudo terminal; `baud` paces the replies to the time they would need on a line of 8N1.
+    /// Serves RTU on a pseudo terminal; with `baud` it is a line of this speed: replies take the time they would need
+    /// at 8N1, and who speaks at another speed is not understood.
     pub fn rtu_pty(tasks: &Tasks, baud: Option<u32>, units: impl IntoIterator<Item = (u8, Unit)>) -> io::Result<Self> {
+        Self::pty(tasks, Framing::Rtu, baud, units)
+    }
+
+    /// Serves RTU or ASCII frames on a pseudo terminal.
+    pub fn pty(
+        tasks: &Tasks,
+        framing: Framing,
+        baud: Option<u32>,
+        units: impl IntoIterator<Item = (u8, Unit)>,
+    ) -> io::Result<Self> {
         let (ours, theirs, path) = serve::open_terminal()?;
         let mut simulator = Self::new(tasks, units);
-        let server = serve::Server::new(Framing::Rtu, &simulator, baud);
+        let server = serve::Server::new(framing, &simulator, baud);
         let stop = simulator.tasks.stopping();
         simulator.tasks.spawn(format!("simulated modbus on {}", path.display()), async move {
             tokio::select! {
-                () = server.serve(ours) => {}
+                () = server.serve(ours, || serve::same_speed(&theirs, baud)) => {}
                 () = stop.cancelled() => {}
             }
             drop(theirs);
@@ -89,7 +101,7 @@ impl Modbus {
     /// # Panics
     /// Where this is a TCP simulator.
     pub fn path(&self) -> &Path {
-        self.path.as_deref().expect("a simulator made with rtu_pty()")
+        self.path.as_deref().expect("a simulator made with pty()")
     }
 
     /// Requests seen so far.

@@ -20,7 +20,7 @@ use crate::{
     drivers::modbus::{
         frame::{self, Side, Step},
         pause,
-        wire::Duplex,
+        port::Duplex,
     },
     tasks::Tasks,
 };
@@ -51,7 +51,7 @@ pub(super) async fn accept(listener: TcpListener, server: Server, tasks: Tasks) 
         let (server, stop) = (server.clone(), stop.clone());
         tasks.spawn(format!("simulated modbus for {peer}"), async move {
             tokio::select! {
-                () = server.serve(socket) => {}
+                () = server.serve(socket, || true) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -64,8 +64,8 @@ impl Server {
         Self { framing, registers, faults, baud }
     }
 
-    /// Answers until the connection ends.
-    pub(super) async fn serve(self, mut io: impl Duplex) {
+    /// Answers until the connection ends. What comes while `understood` is false is noise.
+    pub(super) async fn serve(self, mut io: impl Duplex, understood: impl Fn() -> bool) {
         let mut buffer = BytesMut::with_capacity(512);
         let mut out = BytesMut::with_capacity(512);
         loop {
@@ -79,6 +79,7 @@ impl Server {
                 }
                 Step::Wait => match io.read_buf(&mut buffer).await {
                     Ok(0) => return,
+                    Ok(_) if !understood() => buffer.clear(),
                     Ok(_) => {}
                     // A terminal that nobody has open yet.
                     Err(error) if error.raw_os_error() == Some(5) => sleep(Duration::from_millis(20)).await,
@@ -143,6 +144,11 @@ impl Server {
         io.write_all(out).await?;
         io.flush().await
     }
+}
+
+/// Whether the driver has set its end of the line to this speed.
+pub(super) fn same_speed(line: &SerialStream, baud: Option<u32>) -> bool {
+    baud.is_none_or(|baud| line.baud_rate().is_ok_and(|set| set == baud))
 }
 
 /// Both ends of a pseudo terminal in raw mode, and the path a driver opens. The other end stays open here: otherwise

@@ -1,10 +1,12 @@
 //! `headgate profile …`: look at device profiles, check them, begin one, make one from a table.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf, process::ExitCode};
+mod import;
+
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 
-use super::exit;
+use super::{ConfigFolder, exit};
 use crate::config::modbus::{
     kind::Kind,
     point::{Access, Point},
@@ -24,16 +26,16 @@ enum What {
     /// List all profiles, or show one
     Show {
         name: Option<String>,
-        /// Folder with profiles of your own
-        #[arg(long, value_name = "DIR", default_value = "/etc/headgate/profiles")]
-        profiles: PathBuf,
+        #[command(flatten)]
+        config: ConfigFolder,
     },
     /// Print a commented profile to begin with
     New { name: String },
-    /// Turn a table (CSV with a heading line) into a profile, printed
+    /// Turn a maker's register table (CSV with a heading line) into a profile, printed
     ///
-    /// Columns by their heading, in any order: name, address or reference, table, type, order, scale, offset, unit,
-    /// access, min, max, interval, about. Separated by comma, semicolon or tab.
+    /// Columns by their heading, in any order: name (or parameter), address, register or reference, function or table,
+    /// type (or format), length, order, scale (or factor), offset, unit, access, min, max, interval, remarks.
+    /// Separated by comma, semicolon or tab.
     Import {
         file: PathBuf,
         /// Name of the new profile
@@ -45,8 +47,8 @@ enum What {
 pub fn run(arguments: &Arguments) -> ExitCode {
     match &arguments.what {
         What::Check { files } => check(files),
-        What::Show { name: None, profiles } => {
-            let (profiles, problems) = Profiles::with_overlay(profiles);
+        What::Show { name: None, config } => {
+            let (profiles, problems) = Profiles::with_overlay(&config.profiles());
             for profile in profiles.iter() {
                 let own = if profile.shipped { "" } else { "  (yours)" };
                 println!("{:<28} {:<16} {}{own}", profile.name, profile.kind, profile.title);
@@ -54,7 +56,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             problems.iter().for_each(|problem| eprintln!("{problem}"));
             ExitCode::SUCCESS
         }
-        What::Show { name: Some(name), profiles } => match Profiles::with_overlay(profiles).0.get(name) {
+        What::Show { name: Some(name), config } => match Profiles::with_overlay(&config.profiles()).0.get(name) {
             Some(profile) => {
                 show(profile);
                 ExitCode::SUCCESS
@@ -69,7 +71,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         What::Import { file, name } => {
-            match fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|t| import(&t, name)) {
+            match fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|t| import::import(&t, name)) {
                 Ok(profile) => {
                     print!("{profile}");
                     ExitCode::SUCCESS
@@ -204,73 +206,25 @@ fn show(profile: &Profile) {
     }
 }
 
-/// A table as a profile; only columns with a heading that is known are taken.
-fn import(text: &str, name: &str) -> Result<String, String> {
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-    let heading = lines.next().ok_or("the file is empty")?;
-    let separator = [';', '\t', ','].into_iter().max_by_key(|c| heading.matches(*c).count()).unwrap_or(',');
-    let columns: Vec<String> = cells(heading, separator).iter().map(|cell| cell.to_lowercase()).collect();
-    const TEXTS: [&str; 8] = ["name", "table", "type", "order", "unit", "access", "interval", "about"];
-    const NUMBERS: [&str; 6] = ["address", "reference", "scale", "offset", "min", "max"];
-    if !columns.iter().any(|c| c == "name") || !columns.iter().any(|c| c == "address" || c == "reference") {
-        return Err(format!("the heading needs name and address (or reference); found {}", columns.join(", ")));
-    }
-    let mut profile = format!(
-        "name = \"{name}\"\ntitle = \"{name}\"\nmaker = \"\"\nkind = \"other\"\nversion = 1\nsource = \"imported table; name its document\"\n"
-    );
-    for line in lines {
-        let cells = cells(line, separator);
-        let row: BTreeMap<&str, &str> = columns
-            .iter()
-            .map(String::as_str)
-            .zip(cells.iter().map(|cell| cell.trim()))
-            .filter(|(_, c)| !c.is_empty())
-            .collect();
-        profile.push_str("\n[[register]]\n");
-        for (column, cell) in TEXTS.iter().filter_map(|column| Some((column, row.get(column)?))) {
-            let _ = writeln!(profile, "{column} = {}", toml::Value::from(*cell));
-        }
-        for (column, cell) in NUMBERS.iter().filter_map(|column| Some((column, row.get(column)?))) {
-            let number = cell.replace(',', ".");
-            let _ = writeln!(profile, "{column} = {number}");
-        }
-    }
-    let (_, problems) = Profile::parse("imported", &profile);
-    for problem in problems {
-        eprintln!("{problem}");
-    }
-    Ok(profile)
-}
-
-/// The cells of a line; quotes hold separators together.
-fn cells(line: &str, separator: char) -> Vec<String> {
-    let mut cells = vec![String::new()];
-    let mut quoted = false;
-    for c in line.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            c if c == separator && !quoted => cells.push(String::new()),
-            c => cells.last_mut().expect("there is always a cell").push(c),
-        }
-    }
-    cells.iter().map(|cell| cell.trim().to_owned()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_start_and_an_imported_table_are_profiles_without_problems() {
+    fn the_start_is_a_profile_without_problems() {
         let (profile, problems) = Profile::parse("new", &START.replace("NAME", "my-meter"));
         assert!(problems.is_empty() && profile.is_some(), "{problems:#?}");
-        let table =
-            "Name;Address;Type;Scale;Unit;About\nvoltage;0;u16;0,1;V;\"phase; to neutral\"\nenergy;0x10;u32;1;kWh;\n";
-        let text = import(table, "my-meter").expect("a table");
-        let (profile, problems) = Profile::parse("imported", &text);
+    }
+
+    #[test]
+    fn the_profile_in_the_documentation_is_one_without_problems() {
+        let text = include_str!("../../../docs/profiles.md");
+        let (_, rest) = text.split_once("    name = \"hx-40\"\n").expect("the example");
+        let lines = rest.lines().take_while(|line| line.is_empty() || line.starts_with("    ")).map(str::trim_start);
+        let example = lines.fold("name = \"hx-40\"\n".to_owned(), |text, line| text + line + "\n");
+        let (profile, problems) = Profile::parse("docs/profiles.md", &example);
         assert!(problems.is_empty(), "{problems:#?}");
         let profile = profile.expect("a profile");
-        assert_eq!((profile.points[0].scale, profile.points[1].address), (0.1, 16));
-        assert!(import("a,b\n1,2\n", "x").is_err());
+        assert!(profile.points.len() >= 8 && odd(&profile).is_empty(), "{:?}", odd(&profile));
     }
 }

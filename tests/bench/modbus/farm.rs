@@ -1,0 +1,159 @@
+//! A simulated farm, and gateways that bring its values to a broker.
+
+use std::time::{Duration, Instant};
+
+use headgate::{
+    drivers::modbus::simulate::{Modbus, Unit},
+    tasks::Tasks,
+};
+use tokio::time::sleep;
+
+use crate::{
+    counter::{Broker, Counter},
+    gateways::{Gateway, Job, REGISTERS},
+    process::Usage,
+    support::loopback,
+};
+
+/// How long each gateway is measured, after its first values came.
+const WINDOW: Duration = Duration::from_secs(15);
+/// Until the first values come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What one gateway did.
+struct Row {
+    /// From its start to the first value at the broker.
+    first: Duration,
+    wanted: f64,
+    delivered: f64,
+    /// CPU seconds per 100,000 delivered values.
+    cpu: f64,
+    share: f64,
+    usage: Usage,
+    bytes: f64,
+    requests: f64,
+    farm_share: f64,
+    broker_share: f64,
+}
+
+async fn farm(tasks: &Tasks, devices: usize) -> Vec<Modbus> {
+    let mut farm = Vec::new();
+    for n in 0..devices {
+        let words: Vec<u16> = (0..REGISTERS).map(|register| (n * 37 + register * 11) as u16).collect();
+        farm.push(Modbus::tcp(tasks, loopback(), [(1, Unit::holding(&words))]).await.expect("a simulated device"));
+    }
+    farm
+}
+
+async fn run(gateway: Gateway, devices: usize, interval_ms: u64) -> Result<Row, String> {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let tasks = Tasks::new();
+    let farm = farm(&tasks, devices).await;
+    let endpoints: Vec<u16> = farm.iter().map(|device| device.address().port()).collect();
+    let broker = Broker::start(folder.path()).await;
+    let counter = Counter::start(broker.port, &tasks).await;
+    let home = folder.path().join(gateway.name());
+    let job = Job { endpoints: &endpoints, interval_ms, broker: broker.port, folder: &home };
+    let started = Instant::now();
+    let mut process = gateway.start(&job)?;
+    let ended = |process: &mut crate::process::Process| match process.has_ended() {
+        true => {
+            let said = std::fs::read_to_string(home.join("output.log")).unwrap_or_default();
+            let tail: Vec<&str> = said.lines().rev().take(5).collect();
+            Err(format!("it ended: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" / ")))
+        }
+        false => Ok(()),
+    };
+    while counter.values() == 0 {
+        ended(&mut process)?;
+        if started.elapsed() > PATIENCE {
+            let said = std::fs::read_to_string(home.join("output.log")).unwrap_or_default();
+            let tail: Vec<&str> = said.lines().rev().take(5).collect();
+            return Err(format!("no value within {} s: {}", PATIENCE.as_secs(), tail.join(" / ")));
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    let first = started.elapsed();
+    // Until everybody is connected and what a start costs is behind.
+    sleep(Duration::from_secs(5)).await;
+    ended(&mut process)?;
+    let asked = |farm: &[Modbus]| farm.iter().map(Modbus::requests).sum::<u64>();
+    let before = (process.usage(), counter.values(), counter.bytes(), Usage::own().cpu, broker.cpu(), asked(&farm));
+    let window = Instant::now();
+    sleep(WINDOW).await;
+    let (usage, values) = (process.usage(), counter.values() - before.1);
+    let seconds = window.elapsed().as_secs_f64();
+    ended(&mut process)?;
+    let spent = usage.cpu - before.0.cpu;
+    let per_second = |now: f64, then: f64| (now - then) / seconds;
+    Ok(Row {
+        first,
+        wanted: if interval_ms == 0 { f64::NAN } else { (devices * REGISTERS) as f64 * 1000.0 / interval_ms as f64 },
+        delivered: values as f64 / seconds,
+        cpu: spent / values.max(1) as f64 * 100_000.0,
+        share: spent / seconds * 100.0,
+        usage,
+        bytes: (counter.bytes() - before.2) as f64 / values.max(1) as f64,
+        requests: per_second(asked(&farm) as f64, before.5 as f64),
+        farm_share: per_second(Usage::own().cpu, before.3) * 100.0,
+        broker_share: per_second(broker.cpu(), before.4) * 100.0,
+    })
+}
+
+async fn table(title: &str, gateways: &[Gateway], devices: usize, interval_ms: u64) {
+    println!("\n{title}");
+    println!(
+        "{:<18} {:>8} {:>10} {:>11} {:>11} {:>8} {:>7} {:>9} {:>8} {:>10} {:>7} {:>9}",
+        "",
+        "first s",
+        "wanted/s",
+        "delivered/s",
+        "CPU s/100k",
+        "core %",
+        "RSS MiB",
+        "anon MiB",
+        "B/value",
+        "requests/s",
+        "farm %",
+        "broker %"
+    );
+    for gateway in gateways {
+        match run(*gateway, devices, interval_ms).await {
+            Ok(row) => println!(
+                "{:<18} {:>8.2} {:>10.0} {:>11.0} {:>11.2} {:>8.1} {:>7.1} {:>9.1} {:>8.1} {:>10.0} {:>7.0} {:>9.0}",
+                gateway.name(),
+                row.first.as_secs_f64(),
+                row.wanted,
+                row.delivered,
+                row.cpu,
+                row.share,
+                row.usage.resident,
+                row.usage.anonymous,
+                row.bytes,
+                row.requests,
+                row.farm_share,
+                row.broker_share
+            ),
+            Err(why) => println!("{:<18} skipped: {why}", gateway.name()),
+        }
+    }
+}
+
+fn chosen(names: &[&str]) -> Vec<Gateway> {
+    let named = |gateway: &Gateway| names.is_empty() || names.contains(&gateway.name());
+    Gateway::ALL.into_iter().filter(named).collect()
+}
+
+pub async fn beside_others(names: &[&str]) {
+    let gateways = chosen(names);
+    table("10 devices x 100 registers, each once a second", &gateways, 10, 1000).await;
+    table("100 devices x 100 registers, each once a second", &gateways, 100, 1000).await;
+}
+
+pub async fn flat_out(names: &[&str]) {
+    let gateways = chosen(names);
+    table("10 devices x 100 registers, each a hundred times a second", &gateways, 10, 10).await;
+    if gateways.contains(&Gateway::Headgate) {
+        table("10 devices x 100 registers, as fast as they answer", &[Gateway::Headgate], 10, 0).await;
+    }
+}

@@ -1,0 +1,142 @@
+//! pymodbus as a slave over every transport, with its replies spoiled on the way.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use serde_json::json;
+
+use crate::{
+    peers::{EVERYTHING, Peer, everything, free_port, must, serial_line},
+    support::{PATIENCE, Rig, bus, rtu_bus, tcp_bus},
+};
+
+/// Debian's Python, whose pymodbus is the package's, or the one a developer names.
+fn start(arguments: &[&str]) -> Peer {
+    let python = std::env::var("PYMODBUS_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".into());
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/modbus/peers/pymodbus_slave.py");
+    let mut command = Command::new(python);
+    command.arg(program).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = must(command.spawn(), "python3");
+    let out = child.stdout.take().expect("a pipe");
+    let peer = Peer(child);
+    let ready = BufReader::new(out).lines().map_while(Result::ok).any(|line| line == "ready");
+    assert!(ready, "python3-pymodbus, python3-serial and python3-serial-asyncio are needed for this test");
+    peer
+}
+
+#[tokio::test]
+async fn pymodbus_over_tcp_gives_and_takes_every_kind_of_value() {
+    let port = free_port();
+    let _slave = start(&["tcp", &port.to_string()]);
+    let rig = Rig::start(tcp_bus(([127, 0, 0, 1], port).into(), EVERYTHING));
+    let who = rig.tool(json!({ "tool": "identify", "device": "slave" })).await.expect("an answer");
+    assert_eq!(who["identity"]["vendor"], "pymodbus", "{who}");
+    everything(rig).await;
+}
+
+#[tokio::test]
+async fn pymodbus_with_rtu_frames_over_tcp_gives_and_takes_every_kind_of_value() {
+    let port = free_port();
+    let _slave = start(&["rtu-over-tcp", &port.to_string()]);
+    let head = format!("[bus]\nprotocol = \"modbus-rtu-over-tcp\"\naddress = \"127.0.0.1:{port}\"\n");
+    everything(Rig::start(bus(&(head + EVERYTHING)))).await;
+}
+
+#[tokio::test]
+async fn pymodbus_on_a_serial_line_gives_and_takes_every_kind_of_value() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_socat, ours, theirs) = serial_line(folder.path());
+    let _slave = start(&["rtu", &theirs.display().to_string(), "115200"]);
+    everything(Rig::start(rtu_bus(&ours, 115_200, EVERYTHING))).await;
+}
+
+#[tokio::test]
+async fn pymodbus_with_ascii_frames_gives_and_takes_every_kind_of_value() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_socat, ours, theirs) = serial_line(folder.path());
+    let _slave = start(&["ascii", &theirs.display().to_string(), "115200"]);
+    let head = format!("[bus]\nprotocol = \"modbus-ascii\"\nport = \"{}\"\nbaud = 115200\n", ours.display());
+    everything(Rig::start(bus(&(head + EVERYTHING)))).await;
+}
+
+/// An authority, and with it the certificate and key of each name.
+fn certificates(folder: &Path, names: &[&str]) {
+    let key = || rcgen::KeyPair::generate().expect("a key");
+    let mut root = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    root.distinguished_name.push(rcgen::DnType::CommonName, "plant authority");
+    let root_key = key();
+    let certificate = root.self_signed(&root_key).expect("signed");
+    let write = |name: String, text: String| std::fs::write(folder.join(name), text).expect("written");
+    write("ca.pem".into(), certificate.pem());
+    let issuer = rcgen::Issuer::new(root, root_key);
+    for name in names {
+        let params = rcgen::CertificateParams::new(vec![(*name).to_owned()]).expect("parameters");
+        let own = key();
+        write(format!("{name}.pem"), params.signed_by(&own, &issuer).expect("signed").pem());
+        write(format!("{name}.key"), own.serialize_pem());
+    }
+}
+
+#[tokio::test]
+async fn pymodbus_behind_tls_wants_our_certificate_and_shows_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    certificates(folder.path(), &["meter.test", "gateway.test"]);
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let port = free_port();
+    let _slave = start(&["tls", &port.to_string(), &file("ca.pem"), &file("meter.test.pem"), &file("meter.test.key")]);
+    let with = |server_name: &str| {
+        let (ca, certificate, key) = (file("ca.pem"), file("gateway.test.pem"), file("gateway.test.key"));
+        bus(&format!(
+            "[bus]\nprotocol = \"modbus-tcp\"\naddress = \"127.0.0.1:{port}\"\n[bus.tls]\nca = \"{ca}\"\n\
+             certificate = \"{certificate}\"\nkey = \"{key}\"\nserver_name = \"{server_name}\"\n{EVERYTHING}"
+        ))
+    };
+    everything(Rig::start(with("meter.test"))).await;
+    // Another name than the certificate's: not a byte of Modbus is said.
+    let stranger = Rig::start(with("other.test"));
+    let refused = stranger.tool(json!({ "tool": "read", "unit": 5, "address": 0 })).await.expect_err("refused");
+    assert!(refused.message.contains("TLS"), "{refused:?}");
+}
+
+/// Reads single registers until 150 came good; each must hold its own number.
+async fn no_value_is_anothers(mut rig: Rig) {
+    let started = Instant::now();
+    let mut good = 0;
+    while good < 150 {
+        assert!(started.elapsed() < PATIENCE * 2, "{good} values only");
+        for sample in rig.reading("slave").await.samples.iter().filter(|sample| sample.quality.is_good()) {
+            let number: f64 = sample.name[1..].parse().expect("a number");
+            assert_eq!(sample.value.as_ref().and_then(|value| value.as_f64()), Some(number));
+            good += 1;
+        }
+    }
+    let status = rig.status().await;
+    assert!(status["counters"]["retries"].as_u64() > Some(5), "there was something to repeat: {status:#}");
+}
+
+fn singles() -> String {
+    let register = |n| format!("[[device.register]]\nname = \"r{n}\"\naddress = {n}\nnever_merge = true\n");
+    let head =
+        "timeout = \"150ms\"\nretries = 3\n[[device]]\nid = \"slave\"\nunit = 5\ninterval = \"1ms\"\n".to_owned();
+    head + &(100..110).map(register).collect::<String>()
+}
+
+#[tokio::test]
+async fn lost_late_and_foreign_replies_of_pymodbus_spoil_no_value() {
+    let port = free_port();
+    let _slave = start(&["tcp", &port.to_string(), "drop,stray,late"]);
+    no_value_is_anothers(Rig::start(tcp_bus(([127, 0, 0, 1], port).into(), &singles()))).await;
+}
+
+#[tokio::test]
+async fn lost_and_damaged_replies_of_pymodbus_spoil_no_value() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_socat, ours, theirs) = serial_line(folder.path());
+    let _slave = start(&["rtu", &theirs.display().to_string(), "115200", "drop,damage,damage"]);
+    no_value_is_anothers(Rig::start(rtu_bus(&ours, 115_200, &singles()))).await;
+}

@@ -1,0 +1,119 @@
+//! Commissioning tools beside polling: taking back what was written, a capture that becomes a device, SunSpec models.
+
+use std::time::Duration;
+
+use headgate::{
+    config::modbus::{kind::Table, profile::Profiles},
+    drivers::modbus::simulate::{Modbus, Unit, capture},
+    model::reading::Value,
+    tasks::Tasks,
+};
+use serde_json::{Value as Json, json};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{sleep, timeout},
+};
+
+use crate::support::{PATIENCE, Rig, loopback, tcp_bus};
+
+const PUMP: &str = "[[device]]\nid = \"pump\"\nunit = 1\ninterval = \"20ms\"\n[[device.register]]\nname = \"level\"\naddress = 0\n\
+                    [[device.register]]\nname = \"speed\"\naddress = 5\naccess = \"rw\"\nmin = 0\nmax = 100\nscale = 0.5\n";
+
+async fn pump(tasks: &Tasks) -> Modbus {
+    Modbus::tcp(tasks, loopback(), [(1, Unit::holding(&[7, 0, 0, 0, 0, 40]))]).await.expect("a simulator")
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+#[tokio::test]
+async fn a_tried_value_is_taken_back_while_polling_goes_on() {
+    let tasks = Tasks::new();
+    let simulator = pump(&tasks).await;
+    let rig = Rig::start(tcp_bus(simulator.address(), PUMP));
+    let (progress, mut steps) = mpsc::channel(8);
+    let request = json!({ "tool": "write", "device": "pump", "name": "speed", "value": 30, "revertAfterMs": 300 });
+    let answer = rig.tool_with(request, Some(progress)).await.expect("written");
+    let step = steps.recv().await.expect("told at once");
+    assert_eq!((&step["written"]["readBack"], &step["revertsInMs"]), (&json!(30.0), &json!(300)), "{step}");
+    assert_eq!((&answer["before"], &answer["verified"]), (&json!(20.0), &json!(true)), "{answer}");
+    assert_eq!((&answer["reverted"], &answer["now"]), (&json!(true), &json!(20.0)), "{answer}");
+    assert_eq!(simulator.registers.read(1, Table::Holding, 5, 1), Some(vec![40]));
+    let refused = rig.tool(json!({ "tool": "write", "device": "pump", "name": "speed", "value": 101 })).await;
+    assert_eq!(refused.expect_err("refused").message, "101 is above 100, the most allowed");
+}
+
+#[tokio::test]
+async fn a_tried_value_is_taken_back_though_its_asker_has_gone() {
+    let tasks = Tasks::new();
+    let simulator = pump(&tasks).await;
+    let rig = Rig::start(tcp_bus(simulator.address(), PUMP));
+    let request = json!({ "tool": "write", "device": "pump", "name": "speed", "value": 30, "revertAfterMs": 200 });
+    let (reply, answer) = oneshot::channel();
+    let message = headgate::bus::ToDriver::Tool { request, progress: None, reply };
+    rig.inbox.send(message).await.expect("the bus is alive");
+    let holds = |word: u16| simulator.registers.read(1, Table::Holding, 5, 1) == Some(vec![word]);
+    until("written", || holds(60)).await;
+    drop(answer);
+    until("taken back", || holds(40)).await;
+}
+
+#[tokio::test]
+async fn what_a_scope_captured_is_a_device_that_says_the_same() {
+    let tasks = Tasks::new();
+    let simulator = pump(&tasks).await;
+    let mut rig = Rig::start(tcp_bus(simulator.address(), PUMP));
+    rig.reading("pump").await;
+    let (progress, mut frames) = mpsc::channel(10_000);
+    let request = json!({ "tool": "scope", "seconds": 0.3 });
+    let summary = rig.tool_with(request, Some(progress)).await.expect("a summary");
+    let mut text = String::new();
+    while let Some(frame) = frames.recv().await {
+        text += &format!("{frame}\n");
+    }
+    assert_eq!(summary["frames"].as_u64(), Some(text.lines().count() as u64), "{summary}");
+    let units = capture::units(&text).expect("a capture");
+    let replay = Modbus::tcp(&tasks, loopback(), units).await.expect("a simulator");
+    let mut again = Rig::start(tcp_bus(replay.address(), PUMP));
+    assert_eq!(again.sample("pump", "level").await.0, Some(Value::Int(7)));
+}
+
+#[tokio::test]
+async fn a_tool_gets_its_turn_on_a_bus_that_is_never_idle() {
+    let tasks = Tasks::new();
+    let simulator = pump(&tasks).await;
+    let rig = Rig::start(tcp_bus(simulator.address(), &PUMP.replace("20ms", "0ms")));
+    let scan = rig.tool(json!({ "tool": "scan", "units": "1-3", "timeoutMs": 20 }));
+    let found: Json = timeout(PATIENCE, scan).await.expect("in time").expect("a scan");
+    assert_eq!(found["found"][0]["unit"], json!(1), "{found}");
+}
+
+#[tokio::test]
+async fn an_inverter_is_found_by_its_sunspec_models_and_read_with_its_scale_factors() {
+    let tasks = Tasks::new();
+    let profiles = Profiles::shipped();
+    for name in ["sunspec-inverter-three-phase", "sunspec-inverter-single-phase", "sunspec-inverter-three-phase-float"]
+    {
+        let inverter = Unit::from_profile(profiles.get(name).expect("a profile"), 1);
+        let simulator = Modbus::tcp(&tasks, loopback(), [(1, inverter)]).await.expect("a simulator");
+        let rest = format!("[[device]]\nid = \"pv\"\nunit = 1\nprofile = \"{name}\"\ninterval = \"50ms\"\n");
+        let mut rig = Rig::start(tcp_bus(simulator.address(), &rest));
+        let who = rig.tool(json!({ "tool": "identify", "device": "pv" })).await.expect("an answer");
+        assert_eq!(who["profiles"][0], json!(name), "{who}");
+        assert!(
+            who["sunspec"].as_array().is_some_and(|models| models.contains(&json!(1)) && models.len() == 2),
+            "{who}"
+        );
+        let (volts, quality) = rig.sample("pv", "voltageL1").await;
+        assert!(quality.is_good(), "{name}: {quality:?}");
+        let volts = volts.and_then(|value| value.as_f64()).expect("a number");
+        // Tenths by the scale factor: 231 V, not 2310.
+        assert!((220.0..240.0).contains(&volts), "{name}: {volts}");
+    }
+}
