@@ -1,6 +1,7 @@
 //! `headgate profile …`: look at device profiles, check them, begin one, make one from a table.
 
 mod import;
+mod words;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 

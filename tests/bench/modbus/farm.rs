@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Row {
     /// From its start to the first value at the broker.
     first: Duration,
-    wanted: f64,
+    /// Values per second that the intervals ask for; none where the farm sets the pace.
+    wanted: Option<u64>,
     delivered: f64,
     /// CPU seconds per 100,000 delivered values.
     cpu: f64,
@@ -88,7 +89,7 @@ async fn run(gateway: Gateway, devices: usize, interval_ms: u64) -> Result<Row, 
     let per_second = |now: f64, then: f64| (now - then) / seconds;
     Ok(Row {
         first,
-        wanted: if interval_ms == 0 { f64::NAN } else { (devices * REGISTERS) as f64 * 1000.0 / interval_ms as f64 },
+        wanted: (devices * REGISTERS * 1000).checked_div(interval_ms as usize).map(|wanted| wanted as u64),
         delivered: values as f64 / seconds,
         cpu: spent / values.max(1) as f64 * 100_000.0,
         share: spent / seconds * 100.0,
@@ -120,10 +121,10 @@ async fn table(title: &str, gateways: &[Gateway], devices: usize, interval_ms: u
     for gateway in gateways {
         match run(*gateway, devices, interval_ms).await {
             Ok(row) => println!(
-                "{:<18} {:>8.2} {:>10.0} {:>11.0} {:>11.2} {:>8.1} {:>7.1} {:>9.1} {:>8.1} {:>10.0} {:>7.0} {:>9.0}",
+                "{:<18} {:>8.2} {:>10} {:>11.0} {:>11.2} {:>8.1} {:>7.1} {:>9.1} {:>8.1} {:>10.0} {:>7.0} {:>9.0}",
                 gateway.name(),
                 row.first.as_secs_f64(),
-                row.wanted,
+                row.wanted.map_or("-".to_owned(), |wanted| wanted.to_string()),
                 row.delivered,
                 row.cpu,
                 row.share,
