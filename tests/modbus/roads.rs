@@ -42,6 +42,19 @@ async fn dial(gateway: u16, device: std::net::SocketAddr) {
     let _ = copy_bidirectional(&mut ours, &mut theirs).await;
 }
 
+/// Runs `work` until the tasks given back are stopped.
+fn until_stopped(tasks: &Tasks, work: impl Future<Output = ()> + Send + 'static) -> Tasks {
+    let own = tasks.child();
+    let stop = own.stopping();
+    own.spawn("until stopped", async move {
+        tokio::select! {
+            () = work => {}
+            () = stop.cancelled() => {}
+        }
+    });
+    own
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_dials_in_is_polled_and_may_dial_again() {
     let tasks = Tasks::new();
@@ -49,13 +62,13 @@ async fn a_device_that_dials_in_is_polled_and_may_dial_again() {
     let (port, device) = (free_port(), simulator.address());
     let head = format!("[bus]\nprotocol = \"modbus-tcp\"\nlisten = \"127.0.0.1:{port}\"\n");
     let mut rig = Rig::start(bus(&(head + ONE)));
-    let modem = tokio::task::spawn(dial(port, device));
+    let modem = until_stopped(&tasks, dial(port, device));
     assert_eq!(rig.sample("u", "r").await.0, Some(Value::Int(7)));
-    modem.abort();
+    modem.stop_and_wait().await;
     simulator.registers.write(1, Table::Holding, 0, &[8]);
-    let modem = tokio::task::spawn(dial(port, device));
+    let modem = until_stopped(&tasks, dial(port, device));
     while rig.sample("u", "r").await.0 != Some(Value::Int(8)) {}
-    modem.abort();
+    modem.stop_and_wait().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +151,8 @@ async fn answers_by_fours(listener: TcpListener) {
 async fn several_requests_are_under_way_where_the_endpoint_permits_it() {
     let listener = TcpListener::bind(loopback()).await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let endpoint = tokio::task::spawn(answers_by_fours(listener));
+    let tasks = Tasks::new();
+    let endpoint = until_stopped(&tasks, answers_by_fours(listener));
     let mut text = "in_flight = 4\ntimeout = \"2s\"\nretries = 0\n".to_owned();
     for unit in 1..=4 {
         text += &format!("[[device]]\nid = \"u{unit}\"\nunit = {unit}\ninterval = \"0ms\"\n");
@@ -147,7 +161,6 @@ async fn several_requests_are_under_way_where_the_endpoint_permits_it() {
         }
     }
     // Until each unit has answered once it is asked alone; the first round is let through by a kinder endpoint.
-    let tasks = Tasks::new();
     let kind =
         Modbus::tcp(&tasks, loopback(), (1..=4).map(|n| (n, Unit::holding(&[0; 61])))).await.expect("a simulator");
     let mut rig = Rig::start(tcp_bus(kind.address(), &text));
@@ -170,7 +183,7 @@ async fn several_requests_are_under_way_where_the_endpoint_permits_it() {
             }
         }
     }
-    endpoint.abort();
+    endpoint.stop_and_wait().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
