@@ -195,7 +195,7 @@ fn mbpoll(arguments: &[&str]) -> Vec<String> {
 }
 
 /// A unit with everything mbpoll can ask for.
-fn unit_for_mbpoll() -> Unit {
+pub fn unit_for_mbpoll() -> Unit {
     let mut unit = Unit::holding(&[1, 0xFFFE, 0x4366, 0x6666, 5, 6, 7, 8]);
     unit.put(Table::Input, 0, &[100, 200]);
     unit.put(Table::Coil, 0, &[1, 0, 1, 1]);

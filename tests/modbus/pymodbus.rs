@@ -7,19 +7,25 @@ use std::{
     time::Instant,
 };
 
+use headgate::{config::modbus::Framing, drivers::modbus::simulate::Modbus, tasks::Tasks};
 use serde_json::json;
 
 use crate::{
-    peers::{EVERYTHING, Peer, everything, free_port, must, serial_line},
-    support::{PATIENCE, Rig, bus, rtu_bus, tcp_bus},
+    peers::{EVERYTHING, Peer, everything, free_port, must, serial_line, unit_for_mbpoll},
+    support::{PATIENCE, Rig, bus, loopback, rtu_bus, tcp_bus},
 };
 
 /// Debian's Python, whose pymodbus is the package's, or the one a developer names.
-fn start(arguments: &[&str]) -> Peer {
+fn python(program: &str) -> Command {
     let python = std::env::var("PYMODBUS_PYTHON").unwrap_or_else(|_| "/usr/bin/python3".into());
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/modbus/peers/pymodbus_slave.py");
     let mut command = Command::new(python);
-    command.arg(program).args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/modbus/peers").join(program));
+    command
+}
+
+fn start(arguments: &[&str]) -> Peer {
+    let mut command = python("pymodbus_slave.py");
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = must(command.spawn(), "python3");
     let out = child.stdout.take().expect("a pipe");
     let peer = Peer(child);
@@ -101,6 +107,21 @@ async fn pymodbus_behind_tls_wants_our_certificate_and_shows_its_own() {
     let stranger = Rig::start(with("other.test"));
     let refused = stranger.tool(json!({ "tool": "read", "unit": 5, "address": 0 })).await.expect_err("refused");
     assert!(refused.message.contains("TLS"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pymodbus_as_a_master_finds_every_function_in_the_simulator() {
+    let tasks = Tasks::new();
+    for (framing, word) in [(Framing::Tcp, "tcp"), (Framing::Rtu, "rtu-over-tcp")] {
+        let mut unit = unit_for_mbpoll();
+        unit.identity = vec![(0, "Maker".into()), (1, "Product".into())];
+        let simulator = Modbus::tcp_framed(&tasks, loopback(), framing, [(9, unit)]).await.expect("a simulator");
+        let mut master = python("pymodbus_master.py");
+        let port = simulator.address().port().to_string();
+        let said = tokio::task::spawn_blocking(move || must(master.args([word, &port]).output(), "python3"));
+        let said = said.await.expect("it ends");
+        assert!(said.status.success(), "{word}: {}", String::from_utf8_lossy(&said.stderr));
+    }
 }
 
 /// Reads single registers until 150 came good; each must hold its own number.
