@@ -190,11 +190,11 @@ impl Identity {
             let mut table = self.table_mut();
             table.get_mut(&stored.id).is_some_and(|entry| entry.stored.last_used.replace(now).is_none())
         };
-        self.inner.store.credential_used(stored.id.clone(), now).await?;
+        // Before the use is noted: a kill between the two must not leave the old one standing for good.
         if let Some(old) = stored.replaces.clone().filter(|_| first) {
             self.retire(vec![old], "replaced", stored.device.as_str()).await?;
         }
-        Ok(())
+        Ok(self.inner.store.credential_used(stored.id.clone(), now).await?)
     }
 
     /// Whether a device has credentials of its own; nobody may pass for it without them.

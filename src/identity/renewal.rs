@@ -1,6 +1,6 @@
 //! When a certificate falls due, and how a child renews it by itself: the old certificate vouches for the new request.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -56,6 +56,7 @@ impl Identity {
                 if let Some(lifecycle) = known.map(|device| device.lifecycle).filter(|l| !l.may_talk()) {
                     return Err(IdentityError::Refused(format!("{device} is {lifecycle:?}").to_lowercase()));
                 }
+                self.forget_unused(&old, &device).await?;
                 let issued = self.rotate(&old, Some(Issue::Request(request)), device.as_str()).await?;
                 tracing::info!(%device, address = from, "a child renewed its certificate");
                 Ok(issued)
@@ -67,6 +68,25 @@ impl Identity {
                 Err(IdentityError::Refused(refused))
             }
         }
+    }
+
+    /// Whoever asks again did not get the answer: of successors that were never used only the newest stays, so that a
+    /// child on a bad line does not run into the bound on its credentials.
+    async fn forget_unused(&self, old: &str, device: &DeviceId) -> Result<(), IdentityError> {
+        let mut unused: Vec<(Millis, Arc<str>)> = {
+            let table = self.table();
+            let successors = table.of(device).map(|entry| &entry.stored).filter(|stored| {
+                stored.replaces.as_deref() == Some(old) && stored.last_used.is_none() && stored.revoked.is_none()
+            });
+            successors.map(|stored| (stored.created, stored.id.clone())).collect()
+        };
+        unused.sort();
+        unused.pop();
+        let ids: Vec<Arc<str>> = unused.into_iter().map(|(_, id)| id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.retire(ids, "asked for again before it was used", device.as_str()).await
     }
 
     /// The credential that is renewed and its device.
