@@ -16,6 +16,7 @@ mod shadow_sync;
 mod shadow_vectors;
 mod site;
 mod stand_ins;
+mod storm;
 mod wishes;
 
 use std::time::{Duration, Instant};

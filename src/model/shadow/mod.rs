@@ -4,6 +4,8 @@
 //! the values. `docs/shadow.md` describes the requests and answers.
 
 mod answer;
+#[cfg(test)]
+mod laws;
 mod merge;
 pub mod reconcile;
 mod request;
