@@ -15,7 +15,7 @@ use crate::model::{
     command::{Command, CommandResponse, Door, Refusal},
     device::Protocol,
     event::Event,
-    executions::Execution,
+    executions::{Execution, Given},
     ids::DeviceId,
     jobs::{JobControl, JobOrder},
     reading::Reading,
@@ -227,6 +227,8 @@ pub enum OrderKind {
     /// `config/desired`: `{"version", "config"}`.
     Config(Json),
     Command(Command),
+    /// A job the device finds on its jobs topics.
+    Execution(Given),
     Update(UpdateOrder),
     /// Diagnostics request of the contract, section 3; for the gateway itself or a child.
     Diagnostics(Json),

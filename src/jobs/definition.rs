@@ -31,6 +31,8 @@ pub enum Work {
     /// `command`, and `restart` as the command `reboot`.
     Command(Command),
     Diagnostic(Json),
+    /// A document for the device's own jobs topics.
+    Document(Json),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -145,8 +147,13 @@ fn work(order: &JobOrder) -> Result<(Work, i64), Refusal> {
             }
             Ok((Work::Diagnostic(payload.clone()), 2 * MINUTE))
         }
+        "job-document" => {
+            let document = payload["document"].is_object().then(|| payload["document"].clone());
+            let document = document.ok_or_else(|| wrong("payload.document", "a JSON object"))?;
+            Ok((Work::Document(document), 24 * 60 * MINUTE))
+        }
         other => {
-            let known = "firmware-update, config-sync, command, restart or diagnostic";
+            let known = "firmware-update, config-sync, command, restart, diagnostic or job-document";
             Err(wrong("type", &format!("{known}; found {other:?}")))
         }
     }
@@ -347,6 +354,7 @@ mod tests {
             (json!({"type": "dance"}), "type"),
             (json!({"type": "command", "payload": {}}), "payload.name"),
             (json!({"type": "firmware-update", "payload": {"url": "x"}}), "payload"),
+            (json!({"type": "job-document", "payload": {"document": 5}}), "payload.document"),
             (json!({"type": "restart", "deviceFilter": {"tag": ["a"]}}), "\"tag\""),
             (json!({"type": "restart", "schedule": {"maxParallel": 0}}), "maxParallel"),
             (json!({"type": "restart", "schedule": {"window": {"from": "25:00", "to": "1:00"}}}), "window.from"),

@@ -2,9 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use jiff::tz::TimeZone;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 use tokio::{
     sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
@@ -14,18 +13,18 @@ use tokio_util::sync::CancellationToken;
 use super::{
     definition::{Definition, Work},
     plan::{Ended, Plan, Reach},
+    words::{order_for, said, status_record},
 };
 use crate::{
     bus::{Order, OrderKind, Orders, Outcome, Question, Questions},
     clock,
     model::{
-        command::{Command, CommandStatus, Door, Refusal, RefusalCode},
+        command::{CommandStatus, Door, Refusal, RefusalCode},
         device::{Device, Presence},
         executions::Status,
         ids::DeviceId,
         jobs::{Job, JobControl, JobOrder, JobState, JobStatus, Target, TargetStatus},
-        record::{Kind, NewRecord},
-        update::{ChildUpdate, Stage, UpdateOrder, UpdateStatus},
+        update::{ChildUpdate, Stage, UpdateStatus},
     },
     store::Store,
     tasks::Tasks,
@@ -33,8 +32,6 @@ use crate::{
 
 /// How often time is looked at while a job is open.
 const BEAT: Duration = Duration::from_secs(1);
-/// Devices whose states a job's status carries; of larger jobs it carries those that failed, up to as many.
-const SHOWN: usize = 100;
 /// Jobs open at a time.
 const MOST_OPEN: usize = 50;
 
@@ -356,64 +353,4 @@ fn reach(device: Option<&Device>) -> Reach {
             Presence::Offline | Presence::NeverSeen => Reach::Later,
         },
     }
-}
-
-/// The order for one device; `id` names the attempt in it.
-fn order_for(work: Work, target: &Target, id: &str) -> OrderKind {
-    match work {
-        Work::Firmware(order) => {
-            let deadline = order.deadline.or(target.at);
-            OrderKind::Update(UpdateOrder { job_id: id.to_owned(), deadline, ..order })
-        }
-        Work::Config { document, .. } => OrderKind::Config(document),
-        Work::Command(command) => {
-            OrderKind::Command(Command { command_id: id.to_owned(), expires_at: target.at, ..command })
-        }
-        Work::Diagnostic(mut request) => {
-            request["requestId"] = json!(id);
-            request["expiresAt"] = json!(target.at);
-            OrderKind::Diagnostics(request)
-        }
-    }
-}
-
-/// `devices/{gw}/jobs/{jobId}/status`.
-fn status_record(gateway: &DeviceId, job: &Job) -> NewRecord {
-    let all = job.targets.len() <= SHOWN;
-    let shown = job.targets.iter().filter(|target| all || target.status == TargetStatus::Failed).take(SHOWN);
-    let devices: Map<String, Json> = shown
-        .map(|target| {
-            let mut about = json!({"status": target.status, "attempt": target.attempt});
-            if let Some(error) = &target.error {
-                about["error"] = json!(error);
-            }
-            (target.device.to_string(), about)
-        })
-        .collect();
-    let mut body = json!({
-        "status": job.state.status,
-        "stage": job.state.stage + 1,
-        "progress": job.progress(),
-        "devices": devices,
-    });
-    if let Some(reason) = &job.state.reason {
-        body["reason"] = json!(reason);
-    }
-    if let Some(until) = job.state.soak_until {
-        body["soakUntil"] = json!(until);
-    }
-    NewRecord {
-        device: gateway.clone(),
-        kind: Kind::JobStatus,
-        name: Some(job.order.job_id.as_str().into()),
-        ts: job.state.changed,
-        body: Bytes::from(body.to_string()),
-    }
-}
-
-/// What a device said of its failure, shortly.
-fn said(result: &Option<Json>, otherwise: &str) -> String {
-    let reason = result.as_ref().and_then(|r| r.get("reason").and_then(Json::as_str).map(str::to_owned));
-    let text = reason.or_else(|| result.as_ref().map(Json::to_string)).unwrap_or_else(|| otherwise.to_owned());
-    text.chars().take(200).collect()
 }

@@ -7,6 +7,7 @@ mod engine;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::sync::Arc;
 

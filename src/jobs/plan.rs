@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::definition::Definition;
+use super::definition::{Definition, Work};
 use crate::model::{
     command::{Refusal, RefusalCode},
     ids::DeviceId,
@@ -55,7 +55,9 @@ impl Plan {
     /// The name of an attempt, by which its outcome is known again; each attempt is an order of its own.
     pub fn attempt_id(&self, target: &Target) -> String {
         let job = &self.job.order.job_id;
-        if target.attempt <= 1 { job.clone() } else { format!("{job}.{}", target.attempt) }
+        // A device's job ids know no dot.
+        let sign = if matches!(self.definition.work, Work::Document(_)) { '-' } else { '.' };
+        if target.attempt <= 1 { job.clone() } else { format!("{job}{sign}{}", target.attempt) }
     }
 
     /// Devices that were ordered and have not ended: ordered again after a restart.

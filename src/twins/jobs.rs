@@ -31,7 +31,20 @@ pub(super) enum Asker {
     },
     /// `true`: something was changed.
     Gateway(Reply<bool>),
+    /// The same twice is one.
+    Order(Reply<Json>),
     Timer,
+}
+
+impl Asker {
+    fn refuse(self, refusal: Refusal) {
+        match self {
+            Asker::Device { reply, .. } => drop(reply.send(Err(refusal))),
+            Asker::Gateway(reply) => drop(reply.send(Err(refusal))),
+            Asker::Order(reply) => drop(reply.send(Err(refusal))),
+            Asker::Timer => {}
+        }
+    }
 }
 
 /// What a change answered: only a device's request may be rejected.
@@ -55,17 +68,16 @@ impl Keeping {
     }
 
     /// Gives a job to a device.
-    pub async fn give_job(&mut self, device: DeviceId, given: Given, reply: Reply<bool>) {
+    pub async fn give_job(&mut self, device: DeviceId, given: Given, asker: Asker) {
         if let Err(bad) = given.check() {
-            let _ = reply.send(Err(Refusal::new(RefusalCode::PayloadInvalid, bad.to_string())));
-            return;
+            return asker.refuse(Refusal::new(RefusalCode::PayloadInvalid, bad.to_string()));
         }
         let now = clock::now();
         let change = move |queue: &mut Queue| {
             queue.forget(now.plus(-REMEMBERED));
             Said::Changed(queue.give(given, now))
         };
-        self.change_executions(device, change, Asker::Gateway(reply)).await;
+        self.change_executions(device, change, asker).await;
     }
 
     pub async fn cancel_job(&mut self, device: DeviceId, job_id: String, force: bool, reply: Reply<bool>) {
@@ -98,7 +110,7 @@ impl Keeping {
                         self.say_job(device, &topic, "rejected", &rejected.to_json(now));
                         let _ = reply.send(Err(unavailable(&error)));
                     }
-                    Asker::Gateway(reply) => drop(reply.send(Err(unavailable(&error)))),
+                    asker @ (Asker::Gateway(_) | Asker::Order(_)) => asker.refuse(unavailable(&error)),
                     Asker::Timer => tracing::warn!(%device, %error, "a job that ran out of time could not be ended"),
                 }
                 return;
@@ -113,6 +125,9 @@ impl Keeping {
                 let _ = reply.send(Ok(()));
             }
             (Asker::Gateway(reply), Said::Changed(changed)) => drop(reply.send(Ok(changed))),
+            (Asker::Order(reply), Said::Changed(changed)) => {
+                drop(reply.send(Ok(serde_json::json!({ "queued": changed }))));
+            }
             _ => {}
         }
         let after = changed.queue.seen();

@@ -15,6 +15,7 @@ use super::{
     Ask, Ports, Settings, commands, config,
     desired::Remarks,
     done::{Done, Purpose},
+    jobs::Asker,
     latest::{Budget, Latest},
     pursuit::Pursuit,
     shadows::{Deletion, Source},
@@ -32,7 +33,7 @@ use crate::{
         configuration::Scope,
         ids::DeviceId,
         record::NewRecord,
-        shadow::{Limits, OWN_SHADOW},
+        shadow::Limits,
         time::Millis,
     },
     store::{Store, StoreError, history::Keep, shadows::How},
@@ -194,40 +195,6 @@ impl Keeping {
         }
     }
 
-    /// The way back into the loop for work that ends elsewhere; counts `weight` until it does.
-    async fn answer(&mut self, ask: Ask) {
-        match ask {
-            Ask::Attach(device, driver) => {
-                let child = self.child(&device);
-                child.driver = Some(driver);
-                child.pursuit.refresh(true, clock::now());
-                self.read_shadow(device, OWN_SHADOW.into(), Purpose::Remarks).await;
-            }
-            Ask::Detach(device) => {
-                if let Some(child) = self.children.get_mut(&device) {
-                    (child.driver, child.reachable) = (None, None);
-                }
-            }
-            Ask::Latest(device, reply) => {
-                let latest = self.children.get(&device).map(|child| child.latest.all());
-                let _ = reply.send(latest.unwrap_or_default());
-            }
-            Ask::AllLatest(reply) => {
-                let all = self.children.iter().map(|(device, child)| (device.clone(), child.latest.all()));
-                let _ = reply.send(all.collect());
-            }
-            Ask::Trend { device, name, reply } => {
-                let trend = self.children.get(&device).map(|child| child.latest.trend(&name, self.budget.step));
-                let _ = reply.send(trend.unwrap_or_default());
-            }
-            Ask::Lock { device, member, lock, door } => self.lock(device, member, lock, door).await,
-            Ask::Give { device, given, reply } => self.give_job(device, given, reply).await,
-            Ask::CancelJob { device, job_id, force, reply } => self.cancel_job(device, job_id, force, reply).await,
-            Ask::Config { scope, name, document, reply } => self.config_order(scope, name, document, reply),
-            Ask::Pulse(reply) => drop(reply.send(())),
-        }
-    }
-
     async fn child_event(&mut self, event: ChildEvent) {
         match event {
             ChildEvent::Connected { device, .. } => {
@@ -271,6 +238,7 @@ impl Keeping {
                 self.delete_shadow(device, name, request, how, Source::Order(reply)).await;
             }
             OrderKind::Command(command) => self.command_order(device, door, command, reply),
+            OrderKind::Execution(given) => self.give_job(device, given, Asker::Order(reply)).await,
             OrderKind::Config(document) => {
                 self.config_order(Scope::Device, device.as_str().to_owned(), document, reply);
             }

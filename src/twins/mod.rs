@@ -10,6 +10,8 @@
 //! Work is queued at the store in the order in which it came and finished in that order after its commit; a reply to a
 //! door leaves only then.
 
+mod announce;
+mod asks;
 mod commands;
 mod config;
 mod desired;
@@ -143,7 +145,7 @@ impl Keeper {
         limit: usize,
     ) -> Result<Vec<Change>, StoreError> {
         let entries = self.store.history(Some(device), before, limit).await?;
-        Ok(entries.into_iter().flat_map(shadows::as_changes).take(limit).collect())
+        Ok(entries.into_iter().flat_map(announce::as_changes).take(limit).collect())
     }
 
     /// Commands of the device and what became of them, newest first.

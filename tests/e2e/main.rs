@@ -2,6 +2,7 @@
 
 mod access;
 mod certificates;
+mod child_jobs;
 mod coap;
 mod commissioning;
 mod gateway;
