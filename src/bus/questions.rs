@@ -17,7 +17,7 @@ use crate::{
     config::problem::Problem,
     model::{
         alarm::Alarm,
-        command::{Door, Refusal, RefusalCode},
+        command::{Door, Lock, Refusal, RefusalCode},
         device::Lifecycle,
         ids::DeviceId,
         jobs::Job,
@@ -97,6 +97,14 @@ pub enum Question {
     /// Load the configuration from disk now; answered when it runs or was refused.
     Reload(Reply<ConfigReport>),
     /// Move a device through its life (approve, suspend, …).
+    /// Puts a technician's lock on a desired value, or takes it off.
+    SetLock {
+        device: DeviceId,
+        name: String,
+        lock: Option<Lock>,
+        door: Door,
+        reply: Reply<()>,
+    },
     SetLifecycle {
         device: DeviceId,
         lifecycle: Lifecycle,

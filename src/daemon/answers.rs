@@ -15,7 +15,7 @@ use crate::{
     clock,
     model::{
         alarm::Alarm,
-        command::{Refusal, RefusalCode},
+        command::{Door, Lock, Refusal, RefusalCode},
         device::Device,
         event::Severity,
         ids::DeviceId,
@@ -69,6 +69,9 @@ pub async fn answer(rooms: Rooms, config: ConfigStatus, question: Question) {
             };
             drop(reply.send(done));
         }
+        Question::SetLock { device, name, lock, door, reply } => {
+            drop(reply.send(rooms.lock(device, name, lock, door).await));
+        }
         Question::Diagnose { request, reply } => drop(reply.send(rooms.diagnostics.answer(&request).await)),
         Question::LogTail { lines, level, reply } => drop(reply.send(Ok(rooms.logs.tail(lines, &level)))),
         Question::Config(_) | Question::Reload(_) => {}
@@ -105,6 +108,14 @@ impl Rooms {
             config,
             memory: resident(),
         })
+    }
+
+    async fn lock(&self, device: DeviceId, name: String, lock: Option<Lock>, door: Door) -> Result<(), Refusal> {
+        if self.registry.get(&device).await.is_none() {
+            return Err(unknown(&device));
+        }
+        self.keeper.lock(device, name, lock, door).await;
+        Ok(())
     }
 
     fn link(&self) -> LinkStatus {

@@ -86,3 +86,18 @@ impl Refusal {
         Self { code, message: message.into() }
     }
 }
+
+/// A technician's lock: while it holds, this value is not written, whoever desires it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    pub by: String,
+    /// `None`: until it is taken off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Millis>,
+}
+
+impl Lock {
+    pub fn holds(&self, now: Millis) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}

@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use super::{
     done::{Done, Purpose},
     keeper::Keeping,
-    pursuit::Lock,
     shadows::Source,
     voice,
 };
@@ -19,7 +18,7 @@ use crate::{
     bus::ToDriver,
     clock,
     model::{
-        command::{Door, Refusal, RefusalCode},
+        command::{Door, Lock, Refusal, RefusalCode},
         ids::DeviceId,
         record::{Kind, NewRecord},
         shadow::{Document, OWN_SHADOW, Request},
@@ -35,16 +34,26 @@ pub(super) struct Remarks {
     pub loaded: bool,
     pub problems: BTreeMap<String, Json>,
     pub locks: BTreeMap<String, Lock>,
+    /// Locks put on or taken off that the shadow does not tell yet: a read that was under way knows nothing of them.
+    fresh: BTreeMap<String, Option<Lock>>,
 }
 
 impl Remarks {
-    /// As the shadow tells it.
-    pub fn read(document: Option<&Document>) -> Remarks {
+    /// As the shadow tells it, and whatever was said since.
+    fn read(document: Option<&Document>, mut fresh: BTreeMap<String, Option<Lock>>) -> Remarks {
         let reported = document.map(Document::reported).unwrap_or_default();
         let member = |name: &str| reported.get(name).and_then(Json::as_object).cloned().unwrap_or_default();
-        let locks =
+        let told =
             member("locks").into_iter().filter_map(|(name, lock)| Some((name, serde_json::from_value(lock).ok()?)));
-        Remarks { loaded: true, problems: member("problems").into_iter().collect(), locks: locks.collect() }
+        let mut locks: BTreeMap<String, Lock> = told.collect();
+        fresh.retain(|name, lock| locks.get(name) != lock.as_ref());
+        for (name, lock) in &fresh {
+            match lock {
+                Some(lock) => drop(locks.insert(name.clone(), lock.clone())),
+                None => drop(locks.remove(name)),
+            }
+        }
+        Remarks { loaded: true, problems: member("problems").into_iter().collect(), locks, fresh }
     }
 }
 
@@ -163,7 +172,8 @@ impl Keeping {
     pub async fn remarks_read(&mut self, device: &DeviceId, result: Result<Option<Arc<Document>>, StoreError>) {
         match result {
             Ok(document) => {
-                self.child(device).remarks = Remarks::read(document.as_deref());
+                let remarks = &mut self.child(device).remarks;
+                *remarks = Remarks::read(document.as_deref(), std::mem::take(&mut remarks.fresh));
                 self.level(device).await;
                 self.resend_commands(device);
             }
@@ -178,15 +188,15 @@ impl Keeping {
             Some(lock) => serde_json::to_value(lock).unwrap_or_default(),
             None => Json::Null,
         };
-        match lock {
+        match lock.clone() {
             Some(lock) => drop(child.remarks.locks.insert(member.clone(), lock)),
             None => drop(child.remarks.locks.remove(&member)),
         }
+        child.remarks.fresh.insert(member.clone(), lock);
         child.pursuit.refresh(false, clock::now());
         let reported = Map::from_iter([("locks".to_owned(), json!({ member: value }))]);
         let how = self.how(door, clock::now());
         self.update_shadow(device.clone(), OWN_SHADOW.into(), Request::reported(reported), how, Source::Gateway).await;
-        // A read that was under way may come back without the lock: what is read after the update counts.
         self.read_shadow(device, OWN_SHADOW.into(), Purpose::Remarks).await;
     }
 

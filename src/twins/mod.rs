@@ -31,8 +31,6 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use tokio::sync::{mpsc, oneshot};
 
-pub use pursuit::Lock;
-
 pub use crate::config::shadows::Shadows as Settings;
 use crate::{
     bus::{
@@ -40,7 +38,7 @@ use crate::{
         Signs, ToDriverSender, UpdateAskSender, UpdateReports,
     },
     model::{
-        command::{Door, Refusal, RefusalCode},
+        command::{Door, Lock, Refusal, RefusalCode},
         configuration::Scope,
         executions::{Execution, Given},
         ids::DeviceId,

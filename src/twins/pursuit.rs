@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json};
 
 use crate::model::{
-    command::{Refusal, RefusalCode},
+    command::{Lock, Refusal, RefusalCode},
     time::Millis,
 };
 
@@ -33,21 +33,6 @@ struct Try {
     /// Not before; `None` waits for another value.
     next: Option<Millis>,
     refusal: Option<Refusal>,
-}
-
-/// A technician's lock: nobody but the lock's owner lets this value be written.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Lock {
-    pub by: String,
-    /// `None`: until it is taken off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<Millis>,
-}
-
-impl Lock {
-    fn holds(&self, now: Millis) -> bool {
-        self.until.is_none_or(|until| now < until)
-    }
 }
 
 impl Pursuit {

@@ -99,6 +99,8 @@ fn routes() -> Vec<Route> {
         route(GET,    "/v1/devices",                          From(Viewer),     devices::list),
         route(GET,    "/v1/devices/{device}",                 From(Viewer),     devices::one),
         route(PUT,    "/v1/devices/{device}/lifecycle",       From(Technician), devices::lifecycle),
+        route(PUT,    "/v1/devices/{device}/locks/{name}",    From(Technician), devices::lock),
+        route(DELETE, "/v1/devices/{device}/locks/{name}",    From(Technician), devices::unlock),
         route(GET,    "/v1/devices/{device}/history",         From(Viewer),     devices::history),
         route(GET,    "/v1/devices/{device}/trend",           From(Viewer),     devices::trend),
         route(GET,    "/v1/devices/{device}/commands",        From(Viewer),     devices::commands),

@@ -167,3 +167,21 @@ fn a_wish_for_a_modbus_device_that_is_away_is_written_when_it_answers_again() {
     assert_eq!(modbus_register(slave.port, 10), Some(28));
     super::site::assert_gap_free(&ground.telemetry("hvac"));
 }
+
+#[test]
+fn a_value_that_a_technician_locked_is_written_only_when_the_lock_is_off() {
+    let ground = Ground::new();
+    let slave = ModbusSlave::start();
+    let gateway = ground.gateway("").devices("hall.toml", &hvac(slave.port)).start();
+    ground.cloud.expect("devices/hvac/state", |state| state["reported"]["setpoint"] == 10);
+    assert!(gateway.cli(&["device", "lock", "hvac", "setpoint"]).status.success());
+    ground.says("hvac", "delta", r#"{"setpoint": 24}"#);
+    let problem = gateway.eventually("the reason in the shadow", |gateway| {
+        let (_, shadow) = gateway.api("GET", "/v1/devices/hvac/shadows/headgate", None);
+        shadow.pointer("/state/reported/problems/setpoint").cloned()
+    });
+    assert!(problem["message"].as_str().is_some_and(|why| why.contains("locked by")), "{problem}");
+    assert_eq!(shadow(&gateway, "hvac").expect("a shadow")["state"]["reported"]["setpoint"], 10);
+    assert!(gateway.cli(&["device", "unlock", "hvac", "setpoint"]).status.success());
+    obeyed(&gateway, "hvac", "setpoint", &json!(24));
+}

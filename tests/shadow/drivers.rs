@@ -6,10 +6,10 @@ use headgate::{
     bus::{ChildEvent, Fetch, FetchKind, FromDriver, OrderKind, Outcome, ToDriver, ToDriverReceiver},
     clock,
     model::{
-        command::{Command, CommandResponse, CommandStatus, Door, Refusal, RefusalCode},
+        command::{Command, CommandResponse, CommandStatus, Door, Lock, Refusal, RefusalCode},
         record::Lane,
     },
-    twins::{Lock, Settings},
+    twins::Settings,
 };
 use serde_json::{Map, Value as Json, json};
 use tokio::sync::{mpsc, oneshot};

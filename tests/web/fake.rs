@@ -295,6 +295,7 @@ impl Plant {
                     },
                 );
             }
+            Question::SetLock { reply, .. } => give(reply, ()),
             Question::SetLifecycle { device, lifecycle, reply, .. } => {
                 let found = self.twins.get_mut(&device).map(|twin| twin.row.device.lifecycle = lifecycle);
                 self.events.tell(Event::Lifecycle { device: device.clone(), lifecycle, at: now });

@@ -70,6 +70,17 @@ enum What {
         #[arg(value_parser = ["pending", "active", "maintenance", "suspended", "quarantined", "decommissioned"])]
         state: String,
     },
+    /// Keep a value from being written, whoever desires it
+    Lock {
+        device: String,
+        /// The value, by name
+        name: String,
+        /// For how long; without it until it is unlocked
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+        span: Option<Duration>,
+    },
+    /// Let a locked value be written again
+    Unlock { device: String, name: String },
     /// Show the recent past of a number
     Trend {
         device: String,
@@ -124,6 +135,17 @@ async fn act(client: &Client, what: &What, json: bool) -> Result<(String, ExitCo
             let answer =
                 client.send(Method::PUT, &path(device, "/lifecycle"), Some(&json!({ "lifecycle": state }))).await?;
             if json { format!("{answer:#}") } else { format!("{device} is {state}") }
+        }
+        What::Lock { device, name, span } => {
+            let until = span.map(|span| clock::now().plus(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)));
+            let place = path(device, &format!("/locks/{}", escaped(name)));
+            let answer = client.send(Method::PUT, &place, Some(&json!({ "until": until }))).await?;
+            if json { format!("{answer:#}") } else { format!("{name} of {device} is locked") }
+        }
+        What::Unlock { device, name } => {
+            let place = path(device, &format!("/locks/{}", escaped(name)));
+            let answer = client.send(Method::DELETE, &place, None).await?;
+            if json { format!("{answer:#}") } else { format!("{name} of {device} is no longer locked") }
         }
         What::Trend { device, name, last, points } => {
             let to = clock::now();

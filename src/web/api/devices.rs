@@ -14,7 +14,7 @@ use crate::{
     bus::{OrderKind, Question},
     clock,
     model::{
-        command::Command,
+        command::{Command, Lock},
         device::Lifecycle,
         time::Millis,
         update::UpdateOrder,
@@ -52,6 +52,49 @@ pub async fn lifecycle(
     app.questions.ask(|reply| Question::SetLifecycle { device, lifecycle, door, reply }).await?;
     app.note(entry).await;
     Ok(Json(json!({ "lifecycle": lifecycle })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Until {
+    #[serde(default)]
+    until: Option<Millis>,
+}
+
+/// 202: whoever desires it, the value is not written while the lock holds.
+pub async fn lock(
+    State(app): State<App>,
+    Path(place): Path<(String, String)>,
+    caller: Caller,
+    Body(Until { until }): Body<Until>,
+) -> Result<(StatusCode, Json<Value>), Failure> {
+    let lock = Lock { by: caller.who(), until };
+    set_lock(&app, place, caller, Some(lock)).await
+}
+
+pub async fn unlock(
+    State(app): State<App>,
+    Path(place): Path<(String, String)>,
+    caller: Caller,
+) -> Result<(StatusCode, Json<Value>), Failure> {
+    set_lock(&app, place, caller, None).await
+}
+
+async fn set_lock(
+    app: &App,
+    (id, name): (String, String),
+    caller: Caller,
+    lock: Option<Lock>,
+) -> Result<(StatusCode, Json<Value>), Failure> {
+    if name.is_empty() || name.len() > 128 {
+        return Err(Failure::invalid("the name of a value has 1 to 128 bytes"));
+    }
+    let (device, door, answer) = (device(&id)?, caller.door(), json!({ "lock": lock }));
+    let verb = if lock.is_some() { "device.lock" } else { "device.unlock" };
+    let entry = AuditEntry::done(caller.who(), verb, id).detail(&*name);
+    app.questions.ask(|reply| Question::SetLock { device, name, lock, door, reply }).await?;
+    app.note(entry).await;
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
 #[derive(Deserialize)]

@@ -18,7 +18,7 @@ export function devicePage(body, id, tab = "values") {
   const tabs = h("div", { class: "chips tabs", role: "tablist" });
   const place = h("div", {});
   body.append(head, notes, tabs, place);
-  const page = { id, path, place, view: null, shadow: null, problems: {}, load };
+  const page = { id, path, place, view: null, shadow: null, problems: {}, locks: {}, load };
   let left = () => {};
   let update = () => {};
 
@@ -54,6 +54,7 @@ export function devicePage(body, id, tab = "values") {
       page.view = view;
       page.shadow = shadow;
       page.problems = own?.state?.reported?.problems ?? {};
+      page.locks = own?.state?.reported?.locks ?? {};
     } catch (error) {
       place.replaceChildren(h("p", { class: "empty" }, error.message, " ", h("a", { href: "#/devices" }, "Back to the list")));
       return;

@@ -54,6 +54,7 @@ function makeSetter(page, path) {
   const current = h("span", { class: "soft" });
   const outcome = h("p", { class: "outcome", role: "status" });
   const withdraw = h("button", { class: "quiet small", hidden: true, onclick: () => send(null) }, "Withdraw");
+  const lock = h("button", { class: "quiet small", hidden: path.length > 1, onclick: () => turn(!locked()) });
   const hint = [];
   let input;
   let controls;
@@ -102,6 +103,18 @@ function makeSetter(page, path) {
     update();
   }
 
+  const locked = () => {
+    const held = page.locks[name];
+    return held && (held.until === undefined || held.until > now()) ? held : undefined;
+  };
+
+  async function turn(on) {
+    try {
+      await call(on ? "PUT" : "DELETE", `${page.path}/locks/${encodeURIComponent(name)}`, on ? {} : undefined);
+      await page.load();
+    } catch (error) { say("bad", `${error.message} ${error.hint}`.trim()); }
+  }
+
   function state() {
     if (local) return local;
     const want = wanted(), has = reported();
@@ -124,6 +137,8 @@ function makeSetter(page, path) {
     outcome.className = `outcome ${tone}`;
     text(outcome, words);
     outcome.hidden = !words;
+    const held = locked();
+    text(lock, held ? `Locked by ${held.by}: unlock` : "Lock");
     const want = wanted();
     withdraw.hidden = want === undefined || JSON.stringify(want) === JSON.stringify(has);
     if (!isSwitch()) return;
@@ -132,7 +147,7 @@ function makeSetter(page, path) {
   update();
   const node = h("div", { class: "setter" },
     h("div", { class: "head" }, h("span", { class: "strong" }, title), current, hint.length > 0 && h("span", { class: "faint small" }, hint[0])),
-    h("div", { class: "controls" }, controls), outcome, withdraw);
+    h("div", { class: "controls" }, controls), outcome, withdraw, lock);
   return { node, update: () => { if (local?.[0] !== "wait" || sent) update(); } };
 }
 
