@@ -1,14 +1,17 @@
 //! What every request passes before any route: the name it was sent to, where it came from, whose it is; and what
 //! every answer carries for the browser's own defences.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
+    body::to_bytes,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+
+use tokio::time::timeout;
 
 use super::{
     App,
@@ -22,14 +25,20 @@ pub const OWN_HEADER: &str = "headgate";
 /// Sent by the page with what it asks by itself, so that an unattended page does not keep a login alive.
 pub const BACKGROUND: &str = "headgate-background";
 
+/// Largest request body, in bytes, and how long it may take to arrive.
+const BODY: usize = 256 * 1024;
+const BODY_WITHIN: Duration = Duration::from_secs(20);
+
 /// The page's own files and nothing else, no inline code or styles, in nobody's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                       manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 pub(super) async fn doorstep(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let checked = check(&app, &mut request);
-    let mut response = match checked {
-        Ok(()) => next.run(request).await,
+    // Read whole before any answer: a connection that closes on unread bytes is reset, and the answer lost with it.
+    let whole = whole(request).await;
+    let mut response = match checked.and(whole) {
+        Ok(request) => next.run(request).await,
         Err(failure) => failure.into_response(),
     };
     let headers = response.headers_mut();
@@ -42,6 +51,19 @@ pub(super) async fn doorstep(State(app): State<App>, mut request: Request, next:
     set(header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+/// The request with its body in memory.
+async fn whole(request: Request) -> Result<Request, Failure> {
+    let (parts, body) = request.into_parts();
+    match timeout(BODY_WITHIN, to_bytes(body, BODY)).await {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(parts, bytes.into())),
+        Ok(Err(_)) => {
+            let message = "the body is larger than 256 KiB or did not arrive whole";
+            Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message))
+        }
+        Err(_) => Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the body did not arrive within 20 s")),
+    }
 }
 
 fn check(app: &App, request: &mut Request) -> Result<(), Failure> {

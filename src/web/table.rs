@@ -5,7 +5,6 @@ use Access::{From, Open, Proved};
 use Role::{Admin, Technician, Viewer};
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
     handler::Handler,
     http::{Method, StatusCode},
     middleware,
@@ -22,9 +21,6 @@ use super::{
     metrics, page,
 };
 use crate::identity::login::Role;
-
-/// Largest request body, in bytes.
-const BODY: usize = 256 * 1024;
 
 struct Route {
     method: Method,
@@ -131,7 +127,6 @@ pub(super) fn router(app: App) -> Router {
         .method_not_allowed_fallback(async || {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this cannot be done here")
         })
-        .layer(DefaultBodyLimit::max(BODY))
         .layer(middleware::from_fn_with_state(app.clone(), doorstep))
         .with_state(app)
 }

@@ -336,6 +336,22 @@ async fn the_control_socket_needs_no_login_and_is_closed_to_others() {
 }
 
 #[tokio::test]
+async fn an_answer_arrives_whole_also_where_nobody_wanted_the_body() {
+    let gateway = gateway(loopback(), false).await;
+    // Larger than what is read at once: a connection closed on the rest of it would be reset, the answer lost.
+    let body = json!({ "padding": "x".repeat(200_000) }).to_string();
+    for path in ["/v1/alarms/nobody/nothing/acknowledge", "/v1/nothing/here"] {
+        let stream = UnixStream::connect(&gateway.socket).await.expect("connect");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: headgate\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        assert_eq!(exchange(stream, &request).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn beyond_loopback_only_https_speaks_and_plain_http_is_sent_there() {
     let gateway = gateway(WebConfig { tls: true, ..loopback() }, false).await;
     let browser = gateway.browser();
