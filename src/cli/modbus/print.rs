@@ -169,7 +169,10 @@ fn budget(answer: &Json) {
             );
             for cycle in unit["cycles"].as_array().into_iter().flatten() {
                 let (planned, actual) = (&cycle["plannedMs"], &cycle["actualMs"]);
-                println!("    every {planned} ms planned, {actual} ms measured, {} missed", cycle["missed"]);
+                match actual.as_u64() {
+                    Some(0) => println!("    every {planned} ms planned, not twice yet"),
+                    _ => println!("    every {planned} ms planned, {actual} ms measured, {} missed", cycle["missed"]),
+                }
             }
         }
     }

@@ -119,7 +119,13 @@ impl Owner<'_> {
                 }
                 done += 1;
                 let probe = Request::read(Table::Holding, 0, 1);
-                let answer = self.exchange(*unit, &probe, timeout, Duration::ZERO).await;
+                let mut answer = self.exchange(*unit, &probe, timeout, Duration::ZERO).await;
+                for _ in 0..2 {
+                    // Something spoke: on a bad line it is worth asking again who.
+                    if answer == Err(WireError::Damaged) {
+                        answer = self.exchange(*unit, &probe, timeout, Duration::ZERO).await;
+                    }
+                }
                 match answer {
                     // A gateway that says "nobody there" is no device.
                     Ok(answer) if !super::ask::exception(&answer.pdu).is_some_and(|code| code.is_gateway()) => {

@@ -38,7 +38,7 @@ pub struct Traced {
 }
 
 /// What came back, and when.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub pdu: Bytes,
     /// From the last byte sent (as far as is known) to the whole reply.
