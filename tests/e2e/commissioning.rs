@@ -108,13 +108,10 @@ fn tools_work_on_a_serial_line_that_the_daemon_keeps() {
     let refused = gateway.cli(&["modbus", "write", "--device", "room", "--name", "temperatureCorrection", "99"]);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("99 is above 10, the most allowed"));
-    let display = temperature.split_whitespace().next().expect("a number").to_owned();
-    let solved = json_of(
-        &gateway,
-        &["modbus", "solve", "--device", "room", "--table", "input", "-a", "1", "--display", &display],
-    );
+    says(&gateway, &["modbus", "write", "--device", "room", "--name", "temperatureCorrection", "--verify", "7.5"]);
+    let solved = json_of(&gateway, &["modbus", "solve", "--device", "room", "-a", "258", "--display", "7.5"]);
     let best = &solved["candidates"][0];
-    assert_eq!((&best["address"], &best["scale"]), (&json!(1), &json!(0.1)), "{solved:#}");
+    assert_eq!((&best["address"], &best["scale"]), (&json!(259), &json!(0.1)), "{solved:#}");
     let budget = json_of(&gateway, &["modbus", "budget", "--bus", "cellar"]);
     assert!(budget["measured"]["utilisation"].as_f64() > Some(0.0), "{budget:#}");
 

@@ -59,6 +59,14 @@ struct Ahead {
     void: bool,
 }
 
+/// A reply that was given up and may still come, on a wire that cannot tell it from the next one's.
+#[derive(Debug)]
+struct Owed {
+    unit: u8,
+    request: Request,
+    until: Instant,
+}
+
 #[derive(Debug)]
 pub struct Wire {
     port: Port,
@@ -69,6 +77,7 @@ pub struct Wire {
     transaction: u16,
     outgoing: BytesMut,
     ahead: Vec<Ahead>,
+    owed: Option<Owed>,
     /// Something may still come that answers an earlier request.
     unsettled: bool,
     /// Frames that answered nothing that was asked.
@@ -89,6 +98,7 @@ impl Wire {
             transaction: 0,
             outgoing: BytesMut::with_capacity(512),
             ahead: Vec::new(),
+            owed: None,
             unsettled: true,
             strays: 0,
             traced: Vec::new(),
@@ -118,6 +128,7 @@ impl Wire {
             return self.answer(ahead.transaction, unit, request, ahead.sent, timeout).await;
         }
         self.port.silence(self.gap.max(gap)).await;
+        self.await_owed(unit, request).await?;
         self.settle()?;
         let sent = self.send(unit, request, timeout).await?;
         if self.broadcast(unit) {
@@ -127,7 +138,26 @@ impl Wire {
         }
         let result = self.answer(self.transaction, unit, request, sent, timeout).await;
         self.unsettled = result.is_err();
+        if matches!(result, Err(WireError::Timeout(_))) && !self.tells_apart() {
+            self.owed = Some(Owed { unit, request: request.clone(), until: Instant::now() + timeout });
+        }
         result
+    }
+
+    /// Before another question to a unit that was late: its reply to the first would pass for the reply to this one. The
+    /// same question again needs no wait, whichever of its replies comes first; but then the second one is still owed.
+    async fn await_owed(&mut self, unit: u8, request: &Request) -> Result<(), WireError> {
+        let Some(owed) = self.owed.take_if(|owed| owed.unit == unit && owed.request != *request) else { return Ok(()) };
+        while self.port.incoming.is_empty() {
+            match timeout_at(owed.until, self.port.read()).await {
+                Ok(read) => read?,
+                Err(_) => return Ok(()),
+            }
+        }
+        self.strays += 1;
+        self.trace_raw(unit, "late");
+        self.port.drain().await;
+        Ok(())
     }
 
     /// Whether requests may be sent before their turn: replies are told apart by their transaction ids.
