@@ -46,6 +46,16 @@ pub struct Inbound {
     pub door: Door,
     /// Answered after the commit; the door acknowledges only then.
     pub reply: Reply,
+    /// Stored in the transaction of the record, for topics that are logged as they are.
+    pub mark: Option<Mark>,
+}
+
+/// The packet id of a QoS 2 message of a session that is kept: with it in the message's own transaction, a power cut
+/// can neither double nor lose the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    pub client: Arc<str>,
+    pub packet: u16,
 }
 
 /// Held by the doors; the keeper holds the other end. A batch per wake-up of a connection keeps the hop cheap.

@@ -9,7 +9,7 @@
 //! Acks leave in the order in which the messages came (MQTT 5, 4.6).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
@@ -106,6 +106,10 @@ pub struct Connection {
     pub(super) outbox: Vec<Inbound>,
     pub(super) committing: VecDeque<Committing>,
     pub(super) storing: VecDeque<Storing>,
+    /// SUBACK, UNSUBACK and PUBCOMP: they wait for the broker's own store, never behind the keeper's.
+    pub(super) answering: VecDeque<Storing>,
+    /// QoS 2 packet ids from an earlier connection that are not released yet: outside the receive maximum of this one.
+    pub(super) inherited: HashSet<u16>,
     /// Topics the client's aliases stand for.
     pub(super) aliases: HashMap<u16, Arc<str>>,
     /// QoS 1 messages of the client that are not acknowledged yet.
@@ -121,6 +125,7 @@ pub struct Connection {
 impl Connection {
     pub fn new(hub: Arc<Hub>, attached: Attached, terms: Terms, input: BytesMut, output: BytesMut) -> Self {
         let now = Instant::now();
+        let inherited = attached.session.state().incoming.clone();
         let writer = Writer {
             version: terms.version,
             packet_maximum: terms.packet_maximum,
@@ -130,7 +135,6 @@ impl Connection {
         Self {
             session: attached.session.clone(),
             hub,
-            attached,
             terms,
             writer,
             more: !input.is_empty(),
@@ -139,12 +143,15 @@ impl Connection {
             outbox: Vec::new(),
             committing: VecDeque::new(),
             storing: VecDeque::new(),
+            answering: VecDeque::new(),
+            inherited,
             aliases: HashMap::new(),
             unacked: 0,
             errors: Errors { left: ERRORS, since: now },
             heard: now,
             told_seen: now,
             wrote: now,
+            attached,
         }
     }
 
@@ -159,18 +166,26 @@ impl Connection {
                 Fault::new(reason::IMPLEMENTATION, "internal error").into()
             }
         };
+        let (goodbye, gone) = (matches!(end, End::Goodbye { .. }), matches!(end, End::Gone(_)));
         let (ending, last) = self.ending(end);
         let linger = last.as_ref().is_some_and(|fault| fault.code != reason::SHUTTING_DOWN);
-        if let Some(fault) = last {
-            encode::disconnect(&mut self.output, self.terms.version, fault.code, &fault.text);
-            let words = async {
-                socket.write_all_buf(&mut self.output).await?;
-                socket.shutdown().await
-            };
-            drop(timeout(LAST_WORDS, words).await);
-        } else {
-            drop(timeout(LAST_WORDS, socket.shutdown()).await);
+        if goodbye {
+            // what was sent before DISCONNECT is still answered: a client may have sent it all in one piece
+            drop(timeout(LAST_WORDS, self.drain()).await);
         }
+        if let Some(fault) = last {
+            let fits = fault.text.len() + 8 <= self.terms.packet_maximum;
+            let text = if fits { &*fault.text } else { "" };
+            encode::disconnect(&mut self.output, self.terms.version, fault.code, text);
+        }
+        if gone {
+            self.output.clear();
+        }
+        let words = async {
+            socket.write_all_buf(&mut self.output).await?;
+            socket.shutdown().await
+        };
+        drop(timeout(LAST_WORDS, words).await);
         if timeout(DRAIN, self.drain()).await.is_err() {
             tracing::warn!(
                 client = &*self.session.client,
@@ -229,7 +244,9 @@ impl Connection {
             if self.input.is_empty() && self.input.capacity() > HIGH_WATER {
                 self.input = BytesMut::new();
             }
-            self.writer.fill(&session, &hub, &mut self.output);
+            if let Some((packets, ticket)) = self.writer.fill(&session, &hub, &mut self.output) {
+                self.answering.push_back(Storing::new(Ack::LetGo { packets }, Some(ticket)));
+            }
             if before == 0 {
                 self.wrote = Instant::now();
             }
@@ -253,6 +270,7 @@ impl Connection {
                 },
                 () = Committing::front(&mut self.committing) => {}
                 () = Storing::front(&mut self.storing) => {}
+                () = Storing::front(&mut self.answering) => {}
                 permit = hub.inbound.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => permit.send(std::mem::take(&mut self.outbox)),
                     Err(_) => return Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into()),
@@ -262,6 +280,10 @@ impl Connection {
                     Ok(0) => return Err(End::Gone("the connection closed without DISCONNECT".into())),
                     Ok(n) => {
                         self.more = true;
+                        // whoever fills the buffer gets a larger one, up to the high-water mark
+                        if self.input.len() == self.input.capacity() {
+                            self.input.reserve((self.input.capacity() * 2).clamp(4096, HIGH_WATER));
+                        }
                         session.counters.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
                         hub.totals.bytes_received.fetch_add(n as u64, Ordering::Relaxed);
                     }
@@ -283,9 +305,11 @@ impl Connection {
 
     /// Whether another packet may be looked at: nothing of this client is piled up anywhere.
     fn may_take(&self) -> bool {
-        self.outbox.is_empty()
-            && self.committing.len() + self.storing.len() < OUTSTANDING
-            && self.output.len() < 4 * HIGH_WATER
+        self.outbox.is_empty() && self.outstanding() < OUTSTANDING && self.output.len() < 4 * HIGH_WATER
+    }
+
+    fn outstanding(&self) -> usize {
+        self.committing.len() + self.storing.len() + self.answering.len()
     }
 
     /// Orders from outside: a newer connection, or an administrator.
@@ -308,7 +332,7 @@ impl Connection {
         }
         for _ in 0..TURN {
             // the outbox gathers over one turn, and the turn is bounded
-            if self.committing.len() + self.storing.len() >= OUTSTANDING || self.output.len() >= 4 * HIGH_WATER {
+            if self.outstanding() >= OUTSTANDING || self.output.len() >= 4 * HIGH_WATER {
                 break;
             }
             let Some(frame) = wire::frame(&mut self.input, Some(self.terms.version), self.hub.limits.packet)? else {
@@ -347,19 +371,27 @@ impl Connection {
             let Some(stored) = self.storing.pop_front() else { break };
             self.acknowledge(stored.ack, outcome)?;
         }
+        while let Some(front) = self.answering.front_mut() {
+            let Some(outcome) = front.poll() else { break };
+            let Some(stored) = self.answering.pop_front() else { break };
+            self.acknowledge(stored.ack, outcome)?;
+        }
         Ok(())
     }
 
-    /// What waits for an answer when the connection is gone still finds its way to subscribers.
+    /// What waits for an answer when no more is read still finds its way to subscribers.
     async fn drain(&mut self) {
         if !self.outbox.is_empty() && self.hub.inbound.send(std::mem::take(&mut self.outbox)).await.is_err() {
             return;
         }
-        while !self.committing.is_empty() {
-            Committing::front(&mut self.committing).await;
-            if self.settle().is_err() {
-                self.output.clear();
+        while self.outstanding() > 0 {
+            tokio::select! {
+                () = Committing::front(&mut self.committing) => {}
+                () = Storing::front(&mut self.storing) => {}
+                () = Storing::front(&mut self.answering) => {}
             }
+            // an ack that may not be said any more has nobody who waits for it
+            drop(self.settle());
         }
     }
 
@@ -378,11 +410,22 @@ impl Connection {
     }
 
     pub(super) fn later(&mut self, ack: Ack, ticket: Option<super::journal::Ticket>) {
+        if ticket.is_none() && self.committing.is_empty() && self.storing.is_empty() {
+            return self.say(ack);
+        }
         let storing = Storing::new(ack, ticket);
         if self.committing.is_empty() {
             self.storing.push_back(storing);
         } else {
             self.committing.push_back(Committing::passing(storing));
         }
+    }
+
+    /// An answer that no order holds back (MQTT 5, 4.6): it waits for its own ticket only.
+    pub(super) fn answer(&mut self, ack: Ack, ticket: Option<super::journal::Ticket>) {
+        if ticket.is_none() && self.answering.is_empty() {
+            return self.say(ack);
+        }
+        self.answering.push_back(Storing::new(ack, ticket));
     }
 }

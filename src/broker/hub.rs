@@ -136,11 +136,21 @@ impl Hub {
     /// Retains the message where it asks for that, and queues it for every subscriber. With something that must be
     /// stored first there is a ticket; the publisher is acknowledged when it resolves.
     pub fn publish(&self, message: &Arc<Message>) -> Result<Option<Ticket>, Fault> {
+        self.publish_with(message, None)
+    }
+
+    /// The same, with a change that must be stored together with what the message leads to.
+    pub fn publish_with(
+        &self,
+        message: &Arc<Message>,
+        together: Option<SessionChange>,
+    ) -> Result<Option<Ticket>, Fault> {
         let mut changes = Vec::new();
         if message.retain {
             self.retain(message, &mut changes)?;
         }
         self.route(message, &mut changes);
+        changes.extend(together);
         if changes.is_empty() {
             return Ok(None);
         }
@@ -190,18 +200,13 @@ impl Hub {
     /// identifiers (MQTT 5, 3.3.4).
     fn deliveries(&self, message: &Message) -> Vec<Delivery> {
         let trie = self.trie.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<(u64, Delivery)> = Vec::new();
-        let delivery = |entry: &Entry<Arc<Session>>| {
-            let Subscribed { options, identifier } =
-                Subscribed { options: entry.options, identifier: entry.identifier };
-            let delivery = Delivery {
-                session: entry.session.clone(),
-                qos: message.qos.min(options & 0b11),
-                retain: message.retain && options & 0b1000 != 0,
-                identifiers: if identifier > 0 { vec![identifier] } else { Vec::new() },
-                group: None,
-            };
-            (entry.key, delivery)
+        let mut found: Vec<Delivery> = Vec::new();
+        let delivery = |entry: &Entry<Arc<Session>>| Delivery {
+            session: entry.session.clone(),
+            qos: message.qos.min(entry.options & 0b11),
+            retain: message.retain && entry.options & 0b1000 != 0,
+            identifiers: if entry.identifier > 0 { vec![entry.identifier] } else { Vec::new() },
+            group: None,
         };
         let mut shared = Vec::new();
         trie.matches(
@@ -214,36 +219,32 @@ impl Hub {
                 }
             },
             &mut |group| {
-                shared.extend(chosen(group).map(delivery).map(|(key, mut delivery)| {
-                    delivery.group = Some(group.name.clone());
-                    (key, delivery)
-                }));
+                let group_name = || Some(group.name.clone());
+                shared.extend(chosen(group).map(|entry| Delivery { group: group_name(), ..delivery(entry) }));
             },
         );
+        drop(trie);
         if found.len() > 1 {
-            found.sort_by_key(|(key, _)| *key);
-        }
-        let mut merged: Vec<(u64, Delivery)> = Vec::with_capacity(found.len() + shared.len());
-        for (key, next) in found {
-            match merged.last_mut() {
-                Some((last, before)) if *last == key => {
+            found.sort_by_key(|delivery| delivery.session.key);
+            found.dedup_by(|next, before| {
+                let same = next.session.key == before.session.key;
+                if same {
                     before.qos = before.qos.max(next.qos);
                     before.retain |= next.retain;
-                    before.identifiers.extend(next.identifiers);
+                    before.identifiers.append(&mut next.identifiers);
                 }
-                _ => merged.push((key, next)),
-            }
+                same
+            });
         }
-        merged.extend(shared);
-        drop(trie);
+        found.append(&mut shared);
         let access = self.access.borrow();
         if access.denies() {
-            merged.retain(|(_, d)| {
+            found.retain(|d| {
                 let who = Who { device: &d.session.device, groups: &d.session.groups };
                 !access.denied(who, &message.topic)
             });
         }
-        merged.into_iter().map(|(_, delivery)| delivery).collect()
+        found
     }
 
     /// Gives what a member of a shared subscription leaves behind to another member, if there is one.

@@ -17,7 +17,7 @@ use super::{
     wire::{Fault, Packet, Publish, Version, encode, reason},
 };
 use crate::{
-    bus::Inbound,
+    bus::{Inbound, Mark},
     clock,
     model::{
         access::Who,
@@ -34,7 +34,7 @@ impl Connection {
             Packet::PubAck { packet } => self.fits(packet, 1)?.done(packet),
             Packet::PubRec { packet, reason } => self.fits(packet, 2)?.received(packet, reason),
             Packet::PubRel { packet } => self.released(packet),
-            Packet::PubComp { packet } => self.fits(packet, 2)?.done(packet),
+            Packet::PubComp { packet } => self.completed(packet)?,
             Packet::Subscribe { packet, identifier, filters } => self.subscribe(packet, identifier, filters)?,
             Packet::Unsubscribe { packet, filters } => self.unsubscribe(packet, filters),
             Packet::PingReq => encode::pong(&mut self.output),
@@ -58,15 +58,19 @@ impl Connection {
         self.hub.totals.received.fetch_add(1, Ordering::Relaxed);
         let topic = self.topic(&publish)?;
         let Publish { qos, packet, .. } = publish;
+        let mut logged = false;
+        let mut mark = None;
         if qos > 0 {
             let mut state = self.session.state();
-            if state.incoming.contains(&packet) {
+            logged = qos == 2 && state.unrouted.remove(&packet);
+            if state.incoming.contains(&packet) && !logged {
                 drop(state);
-                // it came before; the answer to it went, or goes, its way
-                self.later(Ack::Publish { qos: 2, packet, code: reason::SUCCESS, why: None }, None);
-                return Ok(());
+                return self.again(qos, packet);
             }
-            let outstanding = self.unacked + state.incoming.len();
+            if qos == 2 && state.persistent() {
+                mark = Some(Mark { client: self.session.client.clone(), packet });
+            }
+            let outstanding = self.unacked + state.incoming.len().saturating_sub(self.inherited.len());
             if self.terms.version == Version::V5 && outstanding >= usize::from(self.hub.limits.receive) {
                 return Err(Fault::new(
                     reason::RECEIVE_MAXIMUM,
@@ -108,10 +112,10 @@ impl Connection {
             from: Some(self.session.client.clone()),
         });
         match parsed {
-            LocalTopic::Ingest(device, topic) if !clears => {
+            LocalTopic::Ingest(device, topic) if !clears && !logged => {
                 let (reply, answer) = oneshot::channel();
                 let door = door(&self.session.device, &device);
-                self.outbox.push(Inbound { device, topic, payload: message.payload.clone(), at, door, reply });
+                self.outbox.push(Inbound { device, topic, payload: message.payload.clone(), at, door, reply, mark });
                 self.committing.push_back(Committing::waiting(answer, message, packet));
             }
             _ => {
@@ -122,9 +126,25 @@ impl Connection {
         Ok(())
     }
 
+    /// A message under the id of a QoS 2 message that is not released yet.
+    fn again(&mut self, qos: u8, packet: u16) -> Result<(), Fault> {
+        let code = match (qos, self.terms.version) {
+            // it came before; the answer to it went, or goes, its way
+            (2, _) => reason::SUCCESS,
+            (_, Version::V5) => reason::PACKET_IN_USE,
+            (_, Version::V4) => return Err(Fault::new(reason::PROTOCOL_ERROR, "a packet id that is in use")),
+        };
+        self.later(Ack::Publish { qos, packet, code, why: None }, None);
+        Ok(())
+    }
+
     /// Routes a message that may be routed; its ack, and what the ack waits for.
     fn routed(&mut self, message: &Arc<Message>, packet: u16) -> (Ack, Option<super::journal::Ticket>) {
-        let mut ticket = match self.hub.publish(message) {
+        // A QoS 2 id and what its message leads to are stored together: after a power cut neither is there, or both.
+        let received = message.qos == 2 && self.session.state().persistent();
+        let client = || self.session.client.to_string();
+        let received = received.then(|| SessionChange::Received { client: client(), packet });
+        let ticket = match self.hub.publish_with(message, received) {
             Ok(ticket) => ticket,
             Err(fault) => {
                 let refusal = Refusal::new(RefusalCode::Busy, fault.text);
@@ -134,10 +154,6 @@ impl Connection {
         };
         if message.qos == 0 {
             return (Ack::Nothing, None);
-        }
-        if message.qos == 2 && self.session.state().persistent() {
-            let client = self.session.client.to_string();
-            ticket = Some(self.hub.journal.write([SessionChange::Received { client, packet }]));
         }
         (Ack::Publish { qos: message.qos, packet, code: reason::SUCCESS, why: None }, ticket)
     }
@@ -239,37 +255,53 @@ impl Connection {
         End::Fault(Fault::new(reason::IMPLEMENTATION, format!("the message could not be stored: {why}")))
     }
 
-    /// Says an ack whose time has come.
+    /// Says an ack whose time has come, or that it could not be stored.
     pub(super) fn acknowledge(&mut self, ack: Ack, stored: Result<(), StoreError>) -> Result<(), End> {
+        let Err(error) = stored else {
+            self.say(ack);
+            return Ok(());
+        };
+        match ack {
+            Ack::Publish { packet, .. } if self.terms.version == Version::V4 => {
+                return Err(self.not_stored(packet, &error.to_string()));
+            }
+            Ack::Publish { qos, packet, .. } => {
+                self.session.state().incoming.remove(&packet);
+                let why = Some(format!("the message could not be stored: {error}"));
+                self.say(Ack::Publish { qos, packet, code: reason::IMPLEMENTATION, why });
+            }
+            Ack::Many { kind, packet, mut codes, replay, filters } => {
+                codes.iter_mut().filter(|code| **code < 0x80).for_each(|code| *code = reason::IMPLEMENTATION);
+                self.say(Ack::Many { kind, packet, codes, replay, filters });
+            }
+            other => self.say(other),
+        }
+        Ok(())
+    }
+
+    /// Says an ack.
+    pub(super) fn say(&mut self, ack: Ack) {
         let version = self.terms.version;
-        let failed = stored.err();
         match ack {
             Ack::Nothing => {}
-            Ack::Publish { qos, packet, mut code, mut why } => {
-                if qos == 1 {
+            Ack::Publish { qos, packet, code, why } => {
+                if qos == 1 && code != reason::PACKET_IN_USE {
                     self.unacked = self.unacked.saturating_sub(1);
                 }
-                if let Some(error) = failed {
-                    if version == Version::V4 {
-                        return Err(self.not_stored(packet, &error.to_string()));
-                    }
-                    self.session.state().incoming.remove(&packet);
-                    (code, why) = (reason::IMPLEMENTATION, Some(format!("the message could not be stored: {error}")));
-                }
-                let why = why.filter(|_| self.terms.problem_information);
+                // fixed header, packet id, code, two lengths and an identifier
+                let fits = |why: &String| why.len().min(encode::MOST_TEXT) + 12 <= self.terms.packet_maximum;
+                let why = why.filter(|why| self.terms.problem_information && fits(why));
                 encode::ack(&mut self.output, version, 3 + qos, packet, code, why.as_deref());
             }
+            Ack::Release { packet, code } => encode::ack(&mut self.output, version, 6, packet, code, None),
+            Ack::LetGo { packets } => self.session.state().let_go(&packets),
             Ack::Complete { packet, code } => encode::ack(&mut self.output, version, 7, packet, code, None),
-            Ack::Many { kind, packet, mut codes, replay, filters } => {
-                if failed.is_some() {
-                    codes.iter_mut().filter(|code| **code < 0x80).for_each(|code| *code = reason::IMPLEMENTATION);
-                }
+            Ack::Many { kind, packet, codes, replay, filters } => {
                 encode::many_ack(&mut self.output, version, kind, packet, &codes);
                 self.session.state().replay.extend(replay);
                 self.subscribed(filters);
             }
         }
-        Ok(())
     }
 
     /// An ack of the wrong kind for the message on its way under this id is a protocol error; one for no message is
@@ -283,6 +315,16 @@ impl Connection {
         } else {
             Err(Fault::new(reason::PROTOCOL_ERROR, "an ack that does not fit the message's QoS"))
         }
+    }
+
+    /// PUBCOMP answers PUBREL, and nothing earlier.
+    fn completed(&mut self, packet: u16) -> Result<(), Fault> {
+        let early = self.session.state().inflight.iter().any(|i| i.packet == packet && !i.released);
+        if early {
+            return Err(Fault::new(reason::PROTOCOL_ERROR, "a PUBCOMP without PUBREC and PUBREL before it"));
+        }
+        self.done(packet);
+        Ok(())
     }
 
     /// PUBACK or PUBCOMP: one message less on its way.
@@ -302,24 +344,27 @@ impl Connection {
         let mut state = self.session.state();
         let found = state.release(packet).map(|inflight| inflight.queued.place);
         drop(state);
-        if let Some(place) = found.filter(|place| *place != 0) {
+        // stored before PUBREL: a message whose release was forgotten would be sent to a client that has let go of it
+        let ticket = found.filter(|place| *place != 0).map(|place| {
             let client = self.session.client.to_string();
-            self.hub.journal.note([SessionChange::Sent { client, place, packet, released: true }]);
-        }
+            self.hub.journal.write([SessionChange::Sent { client, place, packet, released: true }])
+        });
         let code = if found.is_some() { reason::SUCCESS } else { reason::PACKET_NOT_FOUND };
-        encode::ack(&mut self.output, self.terms.version, 6, packet, code, None);
+        self.answer(Ack::Release { packet, code }, ticket);
     }
 
     /// PUBREL: the client forgets the id, and so does the session before it says so.
     fn released(&mut self, packet: u16) {
         let mut state = self.session.state();
         let known = state.incoming.remove(&packet);
+        state.unrouted.remove(&packet);
+        self.inherited.remove(&packet);
         let stored = known && state.persistent();
         drop(state);
         let client = self.session.client.to_string();
         let ticket = stored.then(|| self.hub.journal.write([SessionChange::Released { client, packet }]));
         let code = if known { reason::SUCCESS } else { reason::PACKET_NOT_FOUND };
-        self.later(Ack::Complete { packet, code }, ticket);
+        self.answer(Ack::Complete { packet, code }, ticket);
     }
 }
 

@@ -151,6 +151,7 @@ mod tests {
             identifiers: vec![],
             packet: 0,
             released: false,
+            group: None,
         };
         SessionChange::Queue { client: "c".into(), row }
     }

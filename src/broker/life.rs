@@ -5,29 +5,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::{
     hub::Hub,
-    message::{Message, Queued},
+    journal::Ticket,
     session::{Control, Live, Session, Subscribed},
     trie::{Entry, split_shared},
+    wills::{Speaker, Testament, will_change},
     wire::{Fault, Will, reason},
 };
 use crate::{
-    bus::{ChildEvent, Inbound},
+    bus::ChildEvent,
     clock,
-    model::{
-        access::Who,
-        command::Door,
-        ids::DeviceId,
-        topic::{ChildTopic, LocalTopic},
-    },
-    store::{
-        Store, StoreError,
-        retained::RetainedRow,
-        sessions::{SessionChange, SessionRow},
-    },
+    model::{access::Who, command::Door, ids::DeviceId},
+    store::sessions::SessionChange,
 };
 
 /// How long a newcomer waits for the connection before it to let go of the session.
@@ -116,17 +108,23 @@ impl Hub {
             }
             let control = session.control.subscribe();
             let begun = Control { newest: mine, ..control.borrow().clone() };
-            {
+            let will = wanted.will.map(|will| Testament { will, place: self.place() });
+            let taken_back = {
                 let mut state = session.state();
                 session.connected.store(true, Ordering::Relaxed);
                 state.live = Some(wanted.live);
                 state.away_since = None;
                 state.expiry = wanted.expiry;
                 state.window = wanted.window;
-                state.will = wanted.will;
-                state.parked = None;
+                state.will = will.clone();
+                state.parked.take()
+            };
+            let forgotten = taken_back.map(|(testament, _)| SessionChange::NoWill { place: testament.place });
+            self.journal.note(forgotten.into_iter().chain(will.map(|will| will_change(&session, &will, None))));
+            if let Some(ticket) = self.keep(&session).filter(|_| created) {
+                // A session is on disk before it is promised. A disk that refuses must not shut the door.
+                drop(ticket.await);
             }
-            self.keep(&session);
             if !created {
                 self.recheck(&session);
             }
@@ -152,22 +150,23 @@ impl Hub {
     }
 
     /// Notes the session itself, where it outlives its connection.
-    fn keep(&self, session: &Session) {
+    fn keep(&self, session: &Session) -> Option<Ticket> {
         let mut state = session.state();
         if state.stored && !state.persistent() {
             state.stored = false;
             self.journal.note([SessionChange::End { client: session.client.to_string() }]);
         }
-        if state.persistent() {
-            state.stored = true;
-            self.journal.note([SessionChange::Session {
-                client: session.client.to_string(),
-                device: session.device.to_string(),
-                groups: session.groups.clone(),
-                expiry: state.expiry,
-                away_since: state.away_since,
-            }]);
+        if !state.persistent() {
+            return None;
         }
+        state.stored = true;
+        Some(self.journal.write([SessionChange::Session {
+            client: session.client.to_string(),
+            device: session.device.to_string(),
+            groups: session.groups.clone(),
+            expiry: state.expiry,
+            away_since: state.away_since,
+        }]))
     }
 
     /// Takes back subscriptions that the rules no longer allow.
@@ -196,24 +195,30 @@ impl Hub {
         let (will, ends) = {
             let mut state = session.state();
             session.connected.store(false, Ordering::Relaxed);
-            let will = state.will.take().filter(|_| !ending.graceful);
+            let mut will = state.will.take();
+            if ending.graceful
+                && let Some(testament) = will.take()
+            {
+                self.journal.note([SessionChange::NoWill { place: testament.place }]);
+            }
             if ending.error {
                 state.last_error = Some(ending.reason.clone());
             }
             state.detach(now, &self.budget);
             let ends = state.expiry == 0;
             match will {
-                Some(will) if will.delay > 0 && !ends => {
-                    let at = now.plus(i64::from(will.delay).saturating_mul(1000));
-                    state.parked = Some((will, at));
+                Some(testament) if testament.will.delay > 0 && !ends => {
+                    let at = now.plus(i64::from(testament.will.delay).saturating_mul(1000));
+                    self.journal.note([will_change(session, &testament, Some(at))]);
+                    state.parked = Some((testament, at));
                     (None, ends)
                 }
                 will => (will, ends),
             }
         };
-        self.keep(session);
+        drop(self.keep(session));
         if let Some(will) = will {
-            self.say_will(session, will);
+            self.say_will(&Speaker::of(session), will);
         }
         if ends {
             self.end_session(session).await;
@@ -268,44 +273,8 @@ impl Hub {
         }
         queue.into_iter().for_each(|left| self.pass_on(left));
         if let Some(will) = will {
-            self.say_will(session, will);
+            self.say_will(&Speaker::of(session), will);
         }
-    }
-
-    /// Publishes a will, if its identity may still speak there. On an ingested topic it goes to the keeper like any
-    /// message; the shadow's reserved topics do not listen to wills (`docs/shadow.md`).
-    fn say_will(self: &Arc<Self>, session: &Arc<Session>, will: Will) {
-        let who = Who { device: &session.device, groups: &session.groups };
-        if let Err(denied) = self.access.borrow().may_publish(who, &will.topic) {
-            tracing::warn!(client = &*session.client, topic = will.topic, %denied, "a will is not published");
-            return;
-        }
-        let at = clock::now();
-        let shadow = will.topic.starts_with('$');
-        let message = Arc::new(Message {
-            topic: will.topic.as_str().into(),
-            payload: will.payload.clone(),
-            properties: will.properties.clone(),
-            qos: will.qos,
-            retain: will.retain && !shadow,
-            expires: will.expiry.map(|seconds| at.plus(i64::from(seconds) * 1000)),
-            from: Some(session.client.clone()),
-        });
-        let (hub, from) = (self.clone(), session.device.clone());
-        self.tasks.spawn("will", async move {
-            if let LocalTopic::Ingest(device, topic) = LocalTopic::parse(&message.topic)
-                && !matches!(topic, ChildTopic::Shadow(_) | ChildTopic::Jobs(_))
-            {
-                let (reply, answer) = oneshot::channel();
-                let door = door(&from, &device);
-                let inbound = Inbound { device, topic, payload: message.payload.clone(), at, door, reply };
-                if hub.inbound.send(vec![inbound]).await.is_err() || !matches!(answer.await, Ok(Ok(()))) {
-                    tracing::warn!(device = %from, topic = &*message.topic, "a will was refused");
-                    return;
-                }
-            }
-            drop(hub.publish(&message));
-        });
     }
 
     /// Looks after sessions that have no connection, until stopped.
@@ -334,7 +303,7 @@ impl Hub {
                     (due, over, expires.is_none_or(|at| at > now))
                 };
                 if let Some((will, _)) = due {
-                    self.say_will(&session, will);
+                    self.say_will(&Speaker::of(&session), will);
                 }
                 if !stands {
                     session.kick(reason::NOT_AUTHORIZED, "the credential has run out");
@@ -350,41 +319,6 @@ impl Hub {
             }
         }
     }
-
-    /// Puts everything back as the store kept it.
-    pub fn restore(&self, sessions: Vec<SessionRow>, retained: Vec<RetainedRow>) {
-        let now = clock::now();
-        for row in sessions {
-            let Ok(device) = DeviceId::new(&row.device) else { continue };
-            let session = Arc::new(Session::new(self.key(), row.client.into(), device, row.groups));
-            let mut state = session.state();
-            state.expiry = row.expiry;
-            state.stored = true;
-            state.away_since = Some(row.away_since.unwrap_or(now));
-            state.incoming = row.incoming.into_iter().collect();
-            for kept in row.queue {
-                let (packet, released) = (kept.packet, kept.released);
-                state.restore(Queued::from_row(kept), packet, released, &self.budget);
-            }
-            let mut trie = self.trie.write().unwrap_or_else(PoisonError::into_inner);
-            for kept in row.subscriptions {
-                let subscribed = Subscribed { options: kept.options, identifier: kept.identifier };
-                if let Ok((group, filter)) = split_shared(&kept.filter) {
-                    trie.insert(filter, group, entry(&session, subscribed));
-                    state.subscriptions.insert(kept.filter.clone(), subscribed);
-                }
-            }
-            drop(state);
-            self.sessions().insert(session.client.clone(), session.clone());
-        }
-        let mut store = self.retained.write().unwrap_or_else(PoisonError::into_inner);
-        for row in retained {
-            let topic = row.topic.clone();
-            if store.set(Arc::new(Message::from_retained(row))).is_err() {
-                tracing::warn!(topic, "a retained message is over the limit and is left out");
-            }
-        }
-    }
 }
 
 /// Through which door a message for `device` came when `from` said it.
@@ -392,13 +326,6 @@ pub fn door(from: &DeviceId, device: &DeviceId) -> Door {
     if from == device { Door::Device } else { Door::Local(from.clone()) }
 }
 
-fn entry(session: &Arc<Session>, subscribed: Subscribed) -> Entry<Arc<Session>> {
+pub fn entry(session: &Arc<Session>, subscribed: Subscribed) -> Entry<Arc<Session>> {
     Entry { key: session.key, session: session.clone(), options: subscribed.options, identifier: subscribed.identifier }
-}
-
-/// What the store kept, and the first free place in its queue.
-pub async fn load(store: &Store) -> Result<(Vec<SessionRow>, Vec<RetainedRow>, i64), StoreError> {
-    let (sessions, retained) = (store.sessions().await?, store.retained().await?);
-    let last = sessions.iter().flat_map(|session| &session.queue).map(|row| row.place).max().unwrap_or(0);
-    Ok((sessions, retained, last + 1))
 }

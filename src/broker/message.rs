@@ -91,6 +91,7 @@ impl Queued {
             identifiers: self.identifiers.iter().flat_map(|id| id.to_be_bytes()).collect(),
             packet,
             released: false,
+            group: self.group.as_deref().map(str::to_owned),
         }
     }
 
@@ -107,7 +108,8 @@ impl Queued {
             expires: row.expires,
             from: None,
         };
-        Self { message: Arc::new(message), qos, retain, identifiers, place: row.place, group: None }
+        let group = row.group.map(Arc::from);
+        Self { message: Arc::new(message), qos, retain, identifiers, place: row.place, group }
     }
 }
 
@@ -132,11 +134,12 @@ mod tests {
             retain: true,
             identifiers: [7, 70_000].into(),
             place: 3,
-            group: None,
+            group: Some("g".into()),
         };
         let back = Queued::from_row(queued.to_row(9));
         assert_eq!(back.to_row(9), queued.to_row(9));
         assert_eq!((back.qos, back.retain, &back.identifiers[..]), (1, true, &[7, 70_000][..]));
+        assert_eq!(back.group.as_deref(), Some("g"));
     }
 
     #[test]

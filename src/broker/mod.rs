@@ -22,12 +22,14 @@ mod life;
 mod message;
 mod outgoing;
 mod pending;
+mod restore;
 mod retained;
 mod session;
 mod status;
 mod subscribing;
 mod trie;
 mod websocket;
+mod wills;
 #[doc(hidden)] // for tests/fuzz
 pub mod wire;
 
@@ -91,7 +93,7 @@ pub async fn start(
     tasks: &Tasks,
 ) -> Result<Broker, BrokerError> {
     let Ports { identity, inbound, local, children, store } = ports;
-    let (sessions, retained, places) = life::load(&store).await?;
+    let (kept, places) = restore::load(&store).await?;
     let connections = tasks.child();
     let revoked = identity.revoked();
     let hub = Arc::new(Hub::new(
@@ -104,7 +106,7 @@ pub async fn start(
         connections.clone(),
         places,
     ));
-    hub.restore(sessions, retained);
+    hub.restore(kept);
     let mut listeners = Vec::new();
     let wanted = [
         (Kind::Tcp, &config.tcp),

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::{
     hub::Hub,
+    journal::Ticket,
     message::Queued,
     session::{Inflight, Session},
     wire::{
@@ -30,18 +31,22 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes what waits until the bytes reach the high-water mark or the window is full.
-    pub fn fill(&mut self, session: &Session, hub: &Hub, out: &mut BytesMut) {
+    /// Writes what waits until the bytes reach the high-water mark or the window is full. QoS 2 messages of a session
+    /// that is kept are only given their packet ids, which are handed back: they may leave when the ticket says that
+    /// the ids are on disk. A client that holds an id which the broker has forgotten would take the next message
+    /// under it for a repetition.
+    pub fn fill(&mut self, session: &Session, hub: &Hub, out: &mut BytesMut) -> Option<(Vec<u16>, Ticket)> {
         if out.len() >= HIGH_WATER {
-            return;
+            return None;
         }
+        let mut held = Vec::new();
         let now = clock::now();
         let mut changes = Vec::new();
         let mut state = session.state();
         let mut written = 0_u64;
         // What was on its way when the connection broke goes first, with DUP and its packet id (3.1.1, 4.4).
         let window = usize::from(state.window);
-        for inflight in state.inflight.iter_mut().take(window).filter(|i| !i.sent) {
+        for inflight in state.inflight.iter_mut().take(window).filter(|i| !i.sent && i.stored) {
             if out.len() >= HIGH_WATER {
                 break;
             }
@@ -49,7 +54,8 @@ impl Writer {
             if inflight.released {
                 encode::ack(out, self.version, 6, inflight.packet, reason::SUCCESS, None);
             } else {
-                self.publish(&inflight.queued, inflight.packet, true, now, out);
+                self.publish(&inflight.queued, inflight.packet, !inflight.fresh, now, out);
+                inflight.fresh = false;
                 written += 1;
             }
         }
@@ -57,7 +63,7 @@ impl Writer {
             let Some(mut queued) = state.next(&hub.budget) else { break };
             let dropped = if queued.message.expired(now) {
                 Some("expired")
-            } else if self.size(&queued, now) > self.packet_maximum {
+            } else if self.packet_maximum != usize::MAX && self.size(&queued, now) > self.packet_maximum {
                 Some("too-large-for-client")
             } else {
                 None
@@ -70,13 +76,18 @@ impl Writer {
                 }
                 continue;
             }
-            written += 1;
+            written += u64::from(queued.qos < 2 || !state.persistent());
             if queued.qos == 0 {
                 self.publish(&queued, 0, false, now, out);
                 continue;
             }
             let packet = state.packet_id();
-            self.publish(&queued, packet, false, now, out);
+            let hold = queued.qos == 2 && state.persistent();
+            if hold {
+                held.push(packet);
+            } else {
+                self.publish(&queued, packet, false, now, out);
+            }
             if state.persistent() {
                 let client = session.client.to_string();
                 if queued.place == 0 {
@@ -86,16 +97,21 @@ impl Writer {
                     changes.push(SessionChange::Sent { client, place: queued.place, packet, released: false });
                 }
             }
-            state.inflight.push_back(Inflight { queued, packet, released: false, sent: true });
+            let inflight = Inflight { queued, packet, released: false, sent: !hold, stored: !hold, fresh: hold };
+            state.inflight.push_back(inflight);
         }
         drop(state);
         if written > 0 {
             session.counters.messages_out.fetch_add(written, Ordering::Relaxed);
             hub.totals.sent.fetch_add(written, Ordering::Relaxed);
         }
+        if !held.is_empty() {
+            return Some((held, hub.journal.write(changes)));
+        }
         if !changes.is_empty() {
             hub.journal.note(changes);
         }
+        None
     }
 
     fn size(&self, queued: &Queued, now: Millis) -> usize {

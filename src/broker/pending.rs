@@ -20,6 +20,10 @@ pub enum Ack {
     Publish { qos: u8, packet: u16, code: u8, why: Option<String> },
     /// PUBCOMP.
     Complete { packet: u16, code: u8 },
+    /// PUBREL: the client has the message.
+    Release { packet: u16, code: u8 },
+    /// QoS 2 messages whose packet ids had to be stored first.
+    LetGo { packets: Vec<u16> },
     /// SUBACK (9) or UNSUBACK (11); then the retained messages.
     Many { kind: u8, packet: u16, codes: Vec<u8>, replay: Vec<Queued>, filters: Vec<String> },
 }

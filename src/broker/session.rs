@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     message::{Message, Queued},
-    wire::Will,
+    wills::Testament,
 };
 use crate::{
     identity::Principal,
@@ -86,6 +86,10 @@ pub struct Inflight {
     pub released: bool,
     /// Written on this connection.
     pub sent: bool,
+    /// Its packet id may be used: it is on disk, or need not be.
+    pub stored: bool,
+    /// Never written on any connection.
+    pub fresh: bool,
 }
 
 #[derive(Default)]
@@ -99,9 +103,9 @@ pub struct State {
     pub expiry: u32,
     /// It has ended; whoever still holds it must look for another.
     pub ended: bool,
-    pub will: Option<Will>,
+    pub will: Option<Testament>,
     /// A will that waits for its delay, and when it is due.
-    pub parked: Option<(Will, Millis)>,
+    pub parked: Option<(Testament, Millis)>,
     pub subscriptions: HashMap<String, Subscribed>,
     pub queue: VecDeque<Queued>,
     /// Retained messages to deliver; they cost nothing here, being shared with their store.
@@ -110,6 +114,8 @@ pub struct State {
     pub inflight: VecDeque<Inflight>,
     /// QoS 2 messages received and not yet released by the client.
     pub incoming: HashSet<u16>,
+    /// Those of them that were logged before a power cut and have not found their subscribers yet.
+    pub unrouted: HashSet<u16>,
     /// Most messages on their way at once on this connection.
     pub window: u16,
     next_packet: u16,
@@ -201,9 +207,11 @@ impl Session {
             queued.place = place();
             change = Some(SessionChange::Queue { client: self.client.to_string(), row: queued.to_row(0) });
         }
+        // with something in the queue already its connection has been woken, or waits for the client
+        let first = state.queue.is_empty();
         state.queue.push_back(queued);
         drop(state);
-        if connected {
+        if connected && first {
             self.wake.notify_one();
         }
         (Pushed::Queued, change)
@@ -235,6 +243,11 @@ impl State {
         let queued = self.queue.pop_front()?;
         self.forget_bytes(&queued.message, budget);
         Some(queued)
+    }
+
+    /// Messages whose packet ids are on disk now may leave.
+    pub fn let_go(&mut self, packets: &[u16]) {
+        self.inflight.iter_mut().filter(|i| packets.contains(&i.packet)).for_each(|i| i.stored = true);
     }
 
     fn forget_bytes(&mut self, message: &Message, budget: &Budget) {
@@ -274,6 +287,7 @@ impl State {
         self.rates = (0.0, 0.0);
         for inflight in &mut self.inflight {
             inflight.sent = false;
+            inflight.stored = true;
         }
         let kept = std::mem::take(&mut self.queue);
         let mut lost = 0;
@@ -306,6 +320,7 @@ impl State {
         self.queued_bytes = 0;
         self.replay.clear();
         self.incoming.clear();
+        self.unrouted.clear();
         // what a QoS 2 client has seen cannot go to another (MQTT 5, 4.8.2)
         let unseen = self.inflight.drain(..).filter(|i| i.queued.qos == 1).map(|i| i.queued);
         unseen.chain(self.queue.drain(..)).collect()
@@ -314,7 +329,7 @@ impl State {
     /// For loading: puts back what the store kept.
     pub fn restore(&mut self, queued: Queued, packet: u16, released: bool, budget: &Budget) {
         if packet != 0 {
-            self.inflight.push_back(Inflight { queued, packet, released, sent: false });
+            self.inflight.push_back(Inflight { queued, packet, released, sent: false, stored: true, fresh: false });
             return;
         }
         self.queued_bytes += queued.message.cost();
@@ -395,7 +410,14 @@ mod tests {
         for _ in 0..2 {
             let queued = state.next(&budget).expect("open");
             let packet = state.packet_id();
-            state.inflight.push_back(Inflight { queued, packet, released: false, sent: true });
+            state.inflight.push_back(Inflight {
+                queued,
+                packet,
+                released: false,
+                sent: true,
+                stored: true,
+                fresh: false,
+            });
         }
         assert!(state.next(&budget).is_none(), "the window is full");
         assert!(state.release(1).is_none(), "packet 1 is QoS 1");
@@ -423,7 +445,14 @@ mod tests {
     #[test]
     fn packet_ids_skip_what_is_on_its_way_and_zero() {
         let mut state = State { next_packet: u16::MAX - 1, ..State::default() };
-        state.inflight.push_back(Inflight { queued: queued(1), packet: u16::MAX, released: false, sent: true });
+        state.inflight.push_back(Inflight {
+            queued: queued(1),
+            packet: u16::MAX,
+            released: false,
+            sent: true,
+            stored: true,
+            fresh: false,
+        });
         assert_eq!((state.packet_id(), state.packet_id()), (1, 2));
     }
 }

@@ -51,7 +51,7 @@ impl Connection {
             granted.push(filter.to_owned());
         }
         let ticket = (!changes.is_empty()).then(|| self.hub.journal.write(changes));
-        self.later(Ack::Many { kind: 9, packet, codes, replay, filters: granted }, ticket);
+        self.answer(Ack::Many { kind: 9, packet, codes, replay, filters: granted }, ticket);
         Ok(())
     }
 
@@ -100,7 +100,7 @@ impl Connection {
             });
         }
         let ticket = (!changes.is_empty()).then(|| self.hub.journal.write(changes));
-        self.later(Ack::Many { kind: 11, packet, codes, replay: Vec::new(), filters: Vec::new() }, ticket);
+        self.answer(Ack::Many { kind: 11, packet, codes, replay: Vec::new(), filters: Vec::new() }, ticket);
     }
 
     /// Tells those who keep levels which of the child's own topics it listens to now.

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::{
     StoreError, accounts, alarms, artifacts, audit, commands, configs, credentials, desired, devices, executions,
-    history, jobs, log, retained, sessions, settings, shadows, sync,
+    history, jobs, log, retained, sessions, settings, shadows, sync, wills,
 };
 
 /// Table owner and its steps, oldest first. Append steps, never edit one that has shipped.
@@ -28,6 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("shadows", shadows::MIGRATIONS),
     // After shadows, whose first step made its table.
     ("sync", sync::MIGRATIONS),
+    ("wills", wills::MIGRATIONS),
 ];
 
 /// Brings every table up to date. A kill half-way leaves whole steps only; a database from the future is refused.

@@ -30,6 +30,7 @@ pub mod settings;
 pub mod shadows;
 pub mod sync;
 pub mod time;
+pub mod wills;
 
 use std::{
     path::{Path, PathBuf},

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use rusqlite::params;
 
-use super::{Store, StoreError, Writer, retained};
-use crate::model::time::Millis;
+use super::{Store, StoreError, Writer, retained, wills};
+use crate::{bus::Mark, model::time::Millis};
 
-pub const MIGRATIONS: &[&str] = &["
+pub const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE broker_sessions (
         client TEXT PRIMARY KEY,
         device TEXT NOT NULL,
@@ -43,7 +44,12 @@ pub const MIGRATIONS: &[&str] = &["
         packet INTEGER NOT NULL,
         PRIMARY KEY (client, packet)
     ) WITHOUT ROWID;
-"];
+",
+    "
+    ALTER TABLE broker_queue ADD COLUMN shared TEXT;
+    ALTER TABLE broker_incoming ADD COLUMN routed INTEGER NOT NULL DEFAULT 1;
+",
+];
 
 /// A session as it is kept.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -59,6 +65,8 @@ pub struct SessionRow {
     pub queue: Vec<QueuedRow>,
     /// Packet ids of QoS 2 messages that were received and not yet released by the client.
     pub incoming: Vec<u16>,
+    /// Those of them that were logged and had not found their subscribers yet.
+    pub unrouted: Vec<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +96,8 @@ pub struct QueuedRow {
     pub packet: u16,
     /// The client has it (QoS 2) and its PUBCOMP is missing.
     pub released: bool,
+    /// The group of the shared subscription it came by.
+    pub group: Option<String>,
 }
 
 /// One change of what is kept. The order of a batch is kept.
@@ -136,6 +146,11 @@ pub enum SessionChange {
         client: String,
         packet: u16,
     },
+    Will(wills::WillRow),
+    /// The will was said, or is not wanted any more.
+    NoWill {
+        place: i64,
+    },
     Retain(retained::RetainedRow),
     /// Removes a retained message.
     Forget {
@@ -176,7 +191,7 @@ impl Writer {
             }
             SessionChange::Queue { client, row } => {
                 c.prepare_cached(
-                    "INSERT OR REPLACE INTO broker_queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                    "INSERT OR REPLACE INTO broker_queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
                 )?
                 .execute(params![
                     client,
@@ -188,7 +203,8 @@ impl Writer {
                     row.expires.map(|at| at.0),
                     row.identifiers,
                     row.packet,
-                    row.released
+                    row.released,
+                    row.group
                 ])?;
             }
             SessionChange::Sent { client, place, packet, released } => {
@@ -202,15 +218,31 @@ impl Writer {
                     .execute(params![client, place])?;
             }
             SessionChange::Received { client, packet } => {
-                c.prepare_cached("INSERT OR IGNORE INTO broker_incoming VALUES (?1, ?2)")?
+                c.prepare_cached("INSERT OR REPLACE INTO broker_incoming VALUES (?1, ?2, 1)")?
                     .execute(params![client, packet])?;
             }
             SessionChange::Released { client, packet } => {
                 c.prepare_cached("DELETE FROM broker_incoming WHERE client = ?1 AND packet = ?2")?
                     .execute(params![client, packet])?;
             }
+            SessionChange::Will(row) => wills::put(c, row)?,
+            SessionChange::NoWill { place } => wills::remove(c, *place)?,
             SessionChange::Retain(row) => retained::put(c, row)?,
             SessionChange::Forget { topic } => retained::remove(c, topic)?,
+        }
+        Ok(())
+    }
+
+    /// Marks QoS 2 messages as logged, in the transaction of their records; not routed yet. A session that has ended
+    /// in between leaves nothing.
+    pub(super) fn mark(&mut self, marks: &[Mark]) -> Result<(), StoreError> {
+        for Mark { client, packet } in marks {
+            self.connection
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO broker_incoming SELECT ?1, ?2, 0
+                     WHERE EXISTS (SELECT 1 FROM broker_sessions WHERE client = ?1)",
+                )?
+                .execute(params![&**client, packet])?;
         }
         Ok(())
     }
@@ -248,7 +280,7 @@ impl Store {
                     .collect::<Result<_, _>>()?;
                 session.queue = c
                     .prepare_cached(
-                        "SELECT place, topic, payload, flags, properties, expires, identifiers, packet, released
+                        "SELECT place, topic, payload, flags, properties, expires, identifiers, packet, released, shared
                          FROM broker_queue WHERE client = ?1 ORDER BY place",
                     )?
                     .query_map([&session.client], |row| {
@@ -262,13 +294,19 @@ impl Store {
                             identifiers: row.get(6)?,
                             packet: row.get(7)?,
                             released: row.get(8)?,
+                            group: row.get(9)?,
                         })
                     })?
                     .collect::<Result<_, _>>()?;
-                session.incoming = c
-                    .prepare_cached("SELECT packet FROM broker_incoming WHERE client = ?1")?
-                    .query_map([&session.client], |row| row.get(0))?
-                    .collect::<Result<_, _>>()?;
+                let mut incoming = c.prepare_cached("SELECT packet, routed FROM broker_incoming WHERE client = ?1")?;
+                let mut rows = incoming.query([&session.client])?;
+                while let Some(row) = rows.next()? {
+                    let packet = row.get(0)?;
+                    session.incoming.push(packet);
+                    if !row.get::<_, bool>(1)? {
+                        session.unrouted.push(packet);
+                    }
+                }
             }
             Ok(sessions)
         })
@@ -295,6 +333,7 @@ mod tests {
             identifiers: vec![0, 0, 0, 1],
             packet: 0,
             released: false,
+            group: Some("g".into()),
         };
         let subscription = SubscriptionRow { filter: "a/#".into(), options: 2, identifier: 1 };
         let groups = vec!["hmi".to_owned(), "flow".to_owned()];
@@ -320,6 +359,9 @@ mod tests {
             session(Some(Millis(9))),
         ];
         store.change_sessions(second).await.expect("write");
+        let mark = |client: &str, packet| Mark { client: client.into(), packet };
+        let marks = vec![mark("c", 3), mark("c", 4), mark("nobody", 5)];
+        store.write(move |writer| writer.mark(&marks)).await.expect("write");
         store.stop().await;
         thread.join();
 
@@ -329,7 +371,8 @@ mod tests {
         assert_eq!(found[0].groups, groups);
         assert_eq!(found[0].subscriptions, vec![subscription]);
         assert_eq!(found[0].queue, vec![QueuedRow { packet: 65535, released: true, ..row(8) }, row(9)]);
-        assert_eq!((found[0].incoming.clone(), found[0].away_since), (vec![3], Some(Millis(9))));
+        assert_eq!((found[0].incoming.clone(), found[0].away_since), (vec![3, 4], Some(Millis(9))));
+        assert_eq!(found[0].unrouted, vec![4], "what was routed stays so");
         store.change_sessions(vec![SessionChange::End { client: client() }, session(None)]).await.expect("end");
         let found = store.sessions().await.expect("read");
         assert!(found[0].queue.is_empty() && found[0].subscriptions.is_empty() && found[0].incoming.is_empty());

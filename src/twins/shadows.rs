@@ -44,7 +44,7 @@ pub(super) struct Deletion {
 impl Keeping {
     /// A request on a shadow topic, or reported state on its plain topic.
     pub async fn shadow_inbound(&mut self, inbound: Inbound) {
-        let Inbound { device, topic, payload, at, door, reply } = inbound;
+        let Inbound { device, topic, payload, at, door, reply, .. } = inbound;
         match topic {
             ChildTopic::Shadow(ShadowTopic { name, operation }) => {
                 let name: Arc<str> = name.unwrap_or_default().into();

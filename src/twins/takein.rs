@@ -11,7 +11,7 @@ use super::{
     telemetry, voice,
 };
 use crate::{
-    bus::{Inbound, Outcome, Reply, Sign, UpdateAsk},
+    bus::{Inbound, Mark, Outcome, Reply, Sign, UpdateAsk},
     clock,
     model::{
         command::{CommandResponse, Door, Refusal, RefusalCode},
@@ -30,6 +30,7 @@ use crate::{
 pub(super) struct Gathered {
     records: Vec<NewRecord>,
     replies: Vec<Reply>,
+    marks: Vec<Mark>,
     after: Vec<After>,
 }
 
@@ -72,7 +73,7 @@ impl Keeping {
     }
 
     async fn telemetry(&mut self, inbound: Inbound, gathered: &mut Gathered) {
-        let Inbound { device, payload, at, reply, .. } = inbound;
+        let Inbound { device, payload, at, reply, mark, .. } = inbound;
         let message = match telemetry::parse(&payload) {
             Ok(message) => message,
             Err(error) => {
@@ -106,11 +107,12 @@ impl Keeping {
             self.firmware(&device, version, at, true).await;
         }
         gathered.replies.push(reply);
+        gathered.marks.extend(mark);
     }
 
     /// The topics that are checked and logged as they are.
     async fn plain(&mut self, inbound: Inbound, gathered: &mut Gathered) {
-        let Inbound { device, topic, payload, at, reply, .. } = inbound;
+        let Inbound { device, topic, payload, at, reply, mark, .. } = inbound;
         if let ChildTopic::CommandResponse(name) = &topic
             && let Ok(response) = serde_json::from_slice::<CommandResponse>(&payload)
         {
@@ -153,6 +155,7 @@ impl Keeping {
         gathered.records.push(NewRecord { device, kind, name: None, ts: ts.unwrap_or(at), body: body.into() });
         gathered.after.extend(after);
         gathered.replies.push(reply);
+        gathered.marks.extend(mark);
     }
 
     /// What a driver measured: logged, shown, and mirrored on the local broker.
@@ -182,7 +185,7 @@ impl Keeping {
 
     /// Hands what was gathered to the store. Replies leave on the writer's thread, right after the commit.
     pub async fn commit(&mut self, gathered: Gathered) {
-        let Gathered { records, replies, after } = gathered;
+        let Gathered { records, replies, marks, after } = gathered;
         if records.is_empty() {
             for reply in replies {
                 let _ = reply.send(Ok(()));
@@ -207,7 +210,7 @@ impl Keeping {
             let _ = done.send(Done::Stored { weight, after, good: result.is_ok() });
         };
         // An error means the store has stopped; dropping the job drops the replies, and the doors see that.
-        if self.store.append_then(records, then).await.is_err() {
+        if self.store.append_then(records, marks, then).await.is_err() {
             tracing::error!(records = weight, "the store has stopped; nothing of it was acknowledged");
         }
     }

@@ -54,7 +54,8 @@ impl Stand {
         let topic = ChildTopic::Shadow(ShadowTopic { name: None, operation: ShadowOperation::Update });
         let device = DeviceId::new(&format!("device-{n}")).expect("an id");
         let (reply, answer) = oneshot::channel();
-        (Inbound { device, topic, payload: payload.into(), at: clock::now(), door: Door::Device, reply }, answer)
+        let payload = payload.into();
+        (Inbound { device, topic, payload, at: clock::now(), door: Door::Device, reply, mark: None }, answer)
     }
 }
 
@@ -166,6 +167,7 @@ async fn run(folder: &std::path::Path, seconds: u64) {
                 at: clock::now(),
                 door: Door::Device,
                 reply,
+                mark: None,
             });
             if n == 255 {
                 last.push(answer);

@@ -4,5 +4,7 @@ mod features;
 mod hostile;
 mod ingest;
 mod ports;
+mod probes;
 mod sessions;
 mod stand;
+mod survives;

@@ -181,5 +181,6 @@ impl Gateway {
 pub fn inbound(topic: &str, payload: impl Into<Bytes>) -> (Inbound, oneshot::Receiver<Result<(), Refusal>>) {
     let LocalTopic::Ingest(device, topic) = LocalTopic::parse(topic) else { panic!("{topic} is not taken in") };
     let (reply, answer) = oneshot::channel();
-    (Inbound { device, topic, payload: payload.into(), at: clock::now(), door: Door::Device, reply }, answer)
+    let payload = payload.into();
+    (Inbound { device, topic, payload, at: clock::now(), door: Door::Device, reply, mark: None }, answer)
 }

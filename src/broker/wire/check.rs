@@ -85,13 +85,16 @@ impl<'a> Walk<'a> {
         Ok(text)
     }
 
-    /// MQTT 5, 1.5.5.
+    /// MQTT 5, 1.5.5: in as few bytes as it needs.
     fn variable(&mut self) -> Result<u32, Fault> {
         let mut value = 0;
         for shift in [0, 7, 14, 21] {
             let byte = self.u8()?;
             value |= u32::from(byte & 0x7F) << shift;
             if byte & 0x80 == 0 {
+                if byte == 0 && shift > 0 {
+                    return Err(malformed("a variable byte integer has more bytes than it needs"));
+                }
                 return Ok(value);
             }
         }
@@ -130,14 +133,13 @@ impl<'a> Walk<'a> {
                 33 | 35 => {}
                 11 if inside.variable()? == 0 => return Err(protocol("subscription identifier 0")),
                 11 => {}
-                8 if inside.text()?.contains(['+', '#']) => {
-                    return Err(protocol("a response topic with wildcards"));
-                }
-                3 | 8 | 26 | 28 | 31 => {
-                    if id != 8 {
-                        inside.text()?;
+                8 => {
+                    let topic = inside.text()?;
+                    if topic.is_empty() || topic.contains(['+', '#']) {
+                        return Err(protocol("a response topic that is no topic name"));
                     }
                 }
+                3 | 26 | 28 | 31 => drop(inside.text()?),
                 9 | 22 => drop(inside.binary()?),
                 21 => {
                     inside.text()?;
@@ -152,6 +154,9 @@ impl<'a> Walk<'a> {
             if matches!(id, 1 | 3 | 8 | 9 | 38) {
                 facts.forward.extend_from_slice(&start[..start.len() - inside.0.len()]);
             }
+        }
+        if allowed == PUBLISH && seen & (1 << 11) != 0 {
+            return Err(protocol("a client may not send a subscription identifier"));
         }
         if seen & (1 << 22) != 0 && !facts.has_auth_method {
             return Err(protocol("authentication data without a method"));
@@ -179,6 +184,16 @@ const SUBSCRIBE: u64 = set([11, 38]);
 const UNSUBSCRIBE: u64 = set([38]);
 const DISCONNECT: u64 = set([17, 28, 31, 38]);
 
+/// Reason codes of PUBACK and PUBREC, of PUBREL and PUBCOMP, and those a client may give in DISCONNECT (MQTT 5, 3.4.2.1
+/// to 3.7.2.1 and 3.14.2.1).
+const RECEIVED: &[u8] = &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
+const RELEASED: &[u8] = &[0x00, 0x92];
+const GOODBYE: &[u8] = &[0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
+
+fn code(code: u8, known: &[u8]) -> Result<u8, Fault> {
+    if known.contains(&code) { Ok(code) } else { Err(malformed("a reason code that this packet does not have")) }
+}
+
 /// The protocol version of a CONNECT body; an unknown one is refused by name.
 pub fn version(body: &[u8]) -> Result<Version, Fault> {
     let mut walk = Walk(body);
@@ -205,19 +220,14 @@ pub fn body(version: Version, first: u8, body: &[u8]) -> Result<Facts, Fault> {
                 facts.packet = packet_id(&mut walk)?;
             }
             if v5 {
-                let before = walk.0;
                 walk.properties(PUBLISH, &mut facts)?;
-                // the only client packet on which identifier 11 is known and still forbidden
-                if has_subscription_identifier(before) {
-                    return Err(protocol("a client may not send a subscription identifier"));
-                }
             }
             return Ok(facts);
         }
         4..=7 => {
             facts.packet = packet_id(&mut walk)?;
             if v5 && !walk.0.is_empty() {
-                facts.reason = walk.u8()?;
+                facts.reason = code(walk.u8()?, if first >> 4 <= 5 { RECEIVED } else { RELEASED })?;
                 if !walk.0.is_empty() {
                     walk.properties(ACK, &mut facts)?;
                 }
@@ -249,7 +259,7 @@ pub fn body(version: Version, first: u8, body: &[u8]) -> Result<Facts, Fault> {
             }
         }
         14 if v5 && !walk.0.is_empty() => {
-            facts.reason = walk.u8()?;
+            facts.reason = code(walk.u8()?, GOODBYE)?;
             if !walk.0.is_empty() {
                 walk.properties(DISCONNECT, &mut facts)?;
             }
@@ -283,12 +293,6 @@ fn subscribe_options(version: Version, options: u8, shared: bool) -> Result<(), 
         return Err(protocol("no-local on a shared subscription"));
     }
     Ok(())
-}
-
-/// Whether well-formed PUBLISH properties hold identifier 11.
-fn has_subscription_identifier(properties: &[u8]) -> bool {
-    let mut walk = Walk(properties);
-    walk.properties(PUBLISH & !set([11]), &mut Facts::default()).is_err()
 }
 
 fn connect(version: Version, mut walk: Walk<'_>) -> Result<Facts, Fault> {

@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 use super::{Version, reason};
 
 /// The longest text that is sent as a reason; what is longer is cut.
-const MOST_TEXT: usize = 400;
+pub const MOST_TEXT: usize = 400;
 
 fn variable(out: &mut BytesMut, mut value: usize) {
     loop {

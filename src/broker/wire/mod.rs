@@ -150,6 +150,9 @@ pub fn frame(buffer: &mut BytesMut, version: Option<Version>, limit: usize) -> R
         length |= usize::from(byte & 0x7F) << (7 * index);
         if byte & 0x80 == 0 {
             let header = 2 + index;
+            if byte == 0 && index > 0 && version == Some(Version::V5) {
+                return Err(overlong());
+            }
             if header + length > limit {
                 return Err(Fault::new(
                     reason::TOO_LARGE,
@@ -172,6 +175,9 @@ pub fn version(frame: &Frame) -> Result<Version, Fault> {
 }
 
 pub fn connect(version: Version, mut frame: Frame) -> Result<Connect, Fault> {
+    if version == Version::V5 && frame.header > 2 && frame.bytes[frame.header - 1] == 0 {
+        return Err(overlong());
+    }
     let facts = check::body(version, frame.first, frame.body())?;
     // User name and password are known already, and the codec would insist on UTF-8: hide them from it.
     let flags = frame.header + 7;
@@ -273,6 +279,11 @@ fn read(version: Version, mut bytes: BytesMut) -> Result<Read, Fault> {
         Ok(Err(error)) => Err(Fault::new(reason::MALFORMED, error.to_string())),
         Err(_) => Err(unexpected()),
     }
+}
+
+/// MQTT 5, 1.5.5; 3.1.1 does not ask for it.
+fn overlong() -> Fault {
+    Fault::new(reason::MALFORMED, "the remaining length has more bytes than it needs")
 }
 
 fn unexpected() -> Fault {

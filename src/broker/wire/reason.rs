@@ -31,6 +31,7 @@ pub const KEEP_ALIVE: u8 = 0x8D;
 pub const TAKEN_OVER: u8 = 0x8E;
 pub const FILTER_INVALID: u8 = 0x8F;
 pub const TOPIC_INVALID: u8 = 0x90;
+pub const PACKET_IN_USE: u8 = 0x91;
 pub const PACKET_NOT_FOUND: u8 = 0x92;
 pub const RECEIVE_MAXIMUM: u8 = 0x93;
 pub const ALIAS_INVALID: u8 = 0x94;

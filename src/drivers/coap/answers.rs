@@ -87,7 +87,11 @@ pub fn inbound(
     let delta = matches!(topic, ChildTopic::Telemetry | ChildTopic::State | ChildTopic::Heartbeat);
     let (reply, verdict) = oneshot::channel();
     let payload = Bytes::from(payload);
-    Ok((Inbound { device: device.clone(), topic, payload, at: now, door: Door::Device, reply }, verdict, delta))
+    Ok((
+        Inbound { device: device.clone(), topic, payload, at: now, door: Door::Device, reply, mark: None },
+        verdict,
+        delta,
+    ))
 }
 
 /// A SenML pack is a device's state: the latest value of each name.

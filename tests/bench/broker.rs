@@ -1,0 +1,251 @@
+//! The broker beside Debian's mosquitto: same machine, same run, same load tool.
+//!
+//! `cargo bench --bench broker` prints all (about five minutes); `-- quick` what a person waits for; `-- plain`, `-- tls`,
+//! `-- storm`, `-- fair` a part.
+
+#[path = "broker_load.rs"]
+mod load;
+#[path = "broker_peers.rs"]
+mod peers;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use headgate::tasks::Tasks;
+use load::{Manner, Run, connect, connector, publish, subscribe};
+use peers::Peer;
+use tokio::{sync::mpsc, time::sleep};
+use tokio_rustls::TlsConnector;
+
+/// Messages per second, all publishers together, at which latency is measured.
+const PACE: u32 = 2_000;
+
+/// One broker in one role.
+struct Column<'p> {
+    peer: &'p Peer,
+    title: &'static str,
+    /// `{}` is the publisher's client id.
+    topic: &'static str,
+    filter: &'static str,
+    /// The subscriber's session is kept, so that there is something to save.
+    kept: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Cell {
+    qos: u8,
+    size: usize,
+    clients: usize,
+}
+
+struct Figures {
+    rate: f64,
+    cpu: f64,
+    memory: f64,
+    p50: u32,
+    p99: u32,
+}
+
+struct Crowd {
+    tasks: Tasks,
+    run: Arc<Run>,
+    latencies: mpsc::UnboundedReceiver<Vec<u32>>,
+}
+
+/// Connects the subscriber and all publishers; they begin when all are there.
+async fn crowd(column: &Column<'_>, tls: Option<&TlsConnector>, cell: Cell, every: Option<Duration>) -> Crowd {
+    let port = if tls.is_some() { column.peer.tls } else { column.peer.plain };
+    let (run, tasks) = (Run::new(), Tasks::new());
+    let (tell, latencies) = mpsc::unbounded_channel();
+    let watcher = connect(port, tls, "watcher", !column.kept).await.expect("the subscriber");
+    let (filter, shared, paced) = (column.filter, run.clone(), every.is_some());
+    tasks.spawn("subscriber", async move {
+        let _ = tell.send(subscribe(watcher, filter, cell.qos, shared, paced).await);
+    });
+    sleep(Duration::from_millis(50)).await;
+    let ids: Vec<String> = (0..cell.clients).map(|n| format!("p{n}")).collect();
+    let mut streams = Vec::new();
+    for some in ids.chunks(100) {
+        streams.extend(join_all(some.iter().map(|id| connect(port, tls, id, true))).await);
+    }
+    for (id, stream) in ids.iter().zip(streams) {
+        let topic = column.topic.replace("{}", id);
+        let window = if cell.clients > 100 { 4 } else { 20 };
+        let manner = Manner { topic, qos: cell.qos, size: cell.size, window, every };
+        let (stream, run) = (stream.expect("a publisher"), run.clone());
+        tasks.spawn("publisher", async move {
+            if let Err(error) = publish(stream, manner, run).await {
+                eprintln!("a publisher ended: {error}");
+            }
+        });
+    }
+    Crowd { tasks, run, latencies }
+}
+
+impl Crowd {
+    async fn end(mut self) -> Vec<u32> {
+        self.run.stop.store(true, Ordering::Relaxed);
+        drop(tokio::time::timeout(Duration::from_secs(5), self.tasks.stop_and_wait()).await);
+        self.latencies.recv().await.unwrap_or_default()
+    }
+}
+
+async fn measure(column: &Column<'_>, tls: Option<&TlsConnector>, cell: Cell, span: Duration) -> Figures {
+    let flat = crowd(column, tls, cell, None).await;
+    sleep(span / 4).await;
+    let counter = if cell.qos == 0 { &flat.run.delivered } else { &flat.run.acknowledged };
+    let (before, cpu, began) = (counter.load(Ordering::Relaxed), column.peer.cpu(), Instant::now());
+    sleep(span).await;
+    let count = (counter.load(Ordering::Relaxed) - before) as f64;
+    let (seconds, cpu, memory) = (began.elapsed().as_secs_f64(), column.peer.cpu() - cpu, column.peer.memory());
+    flat.end().await;
+    // what was queued is worked off before the next
+    sleep(Duration::from_millis(200)).await;
+    let every = Duration::from_secs(1) * u32::try_from(cell.clients).expect("few") / PACE;
+    let paced = crowd(column, tls, cell, Some(every)).await;
+    sleep(span).await;
+    let (p50, p99) = percentiles(paced.end().await);
+    Figures { rate: count / seconds, cpu: cpu / count.max(1.0) * 100_000.0, memory, p50, p99 }
+}
+
+fn percentiles(mut latencies: Vec<u32>) -> (u32, u32) {
+    latencies.sort_unstable();
+    let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(u32::MAX);
+    (at(0.5), at(0.99))
+}
+
+fn columns<'p>(headgate: &'p Peer, mosquitto: &'p Peer, saving: &'p Peer) -> [Column<'p>; 4] {
+    let bench = |peer, title, kept| Column { peer, title, topic: "bench/{}", filter: "bench/#", kept };
+    [
+        bench(headgate, "headgate", false),
+        Column {
+            topic: "devices/{}/telemetry",
+            filter: "devices/+/telemetry",
+            ..bench(headgate, "headgate, on disk", false)
+        },
+        bench(mosquitto, "mosquitto", false),
+        bench(saving, "mosquitto, saving", true),
+    ]
+}
+
+async fn table(columns: &[Column<'_>], tls: Option<&TlsConnector>, quick: bool) {
+    let span = Duration::from_millis(if quick { 700 } else { 1200 });
+    println!(
+        "\n{}\n{:>3} {:>5} {:>5}  {:<18} {:>9} {:>9} {:>9} {:>9} {:>7}",
+        if tls.is_some() { "TLS" } else { "plain" },
+        "qos",
+        "bytes",
+        "pubs",
+        "",
+        "msg/s",
+        "cpu s/100k",
+        "p50 ms",
+        "p99 ms",
+        "rss MB"
+    );
+    for qos in [0, 1] {
+        for size in if quick { vec![100] } else { vec![100, 1024] } {
+            for clients in if quick { vec![1, 50] } else { vec![1, 50, 1000] } {
+                for column in columns {
+                    // saving is slow whatever the wire, and saves nothing of QoS 0
+                    if column.kept && (qos == 0 || tls.is_some()) {
+                        continue;
+                    }
+                    let f = measure(column, tls, Cell { qos, size, clients }, span).await;
+                    println!(
+                        "{qos:>3} {size:>5} {clients:>5}  {:<18} {:>9.0} {:>9.2} {:>9.2} {:>9.2} {:>7.1}",
+                        column.title,
+                        f.rate,
+                        f.cpu,
+                        f64::from(f.p50) / 1000.0,
+                        f64::from(f.p99) / 1000.0,
+                        f.memory
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A thousand children come at once: until the last is served, and what it costs.
+async fn storm(peer: &Peer, tls: Option<&TlsConnector>) {
+    let (port, before, cpu, began) =
+        (if tls.is_some() { peer.tls } else { peer.plain }, peer.memory(), peer.cpu(), Instant::now());
+    let ids: Vec<String> = (0..1000).map(|n| format!("s{n}")).collect();
+    let each = ids.iter().map(|id| async {
+        let outcome = connect(port, tls, id, true).await;
+        (outcome, began.elapsed())
+    });
+    let streams = join_all(each).await;
+    let last = streams.iter().map(|(_, at)| *at).max().unwrap_or_default();
+    let served = streams.iter().filter(|(outcome, _)| outcome.is_ok()).count();
+    println!(
+        "{:<10} {:<6} {served:>5} of 1000 in {:>5.2} s, {:>5.2} cpu s, {before:>5.1} to {:>5.1} MB",
+        peer.name,
+        if tls.is_some() { "TLS" } else { "plain" },
+        last.as_secs_f64(),
+        peer.cpu() - cpu,
+        peer.memory()
+    );
+}
+
+/// Ten quiet children and one that publishes as fast as its wire allows.
+async fn fair(peer: &Peer, span: Duration) {
+    let column = |filter| Column { peer, title: "", topic: "bench/{}", filter, kept: false };
+    let quiet = Cell { qos: 1, size: 100, clients: 10 };
+    let every = Some(Duration::from_millis(10));
+    let alone = crowd(&column("bench/#"), None, quiet, every).await;
+    sleep(span).await;
+    let alone = percentiles(alone.end().await);
+    let mut found = Vec::new();
+    for qos in [0, 1] {
+        let run = Run::new();
+        let tasks = Tasks::new();
+        let stream = connect(peer.plain, None, "loud", true).await.expect("the loud one");
+        let manner = Manner { topic: "bench/loud/x".into(), qos, size: 1024, window: 100, every: None };
+        let loud = run.clone();
+        tasks.spawn("loud", async move { drop(publish(stream, manner, loud).await) });
+        let beside = crowd(&column("bench/+"), None, quiet, every).await;
+        sleep(span).await;
+        found.push((qos, percentiles(beside.end().await)));
+        run.stop.store(true, Ordering::Relaxed);
+        drop(tokio::time::timeout(Duration::from_secs(5), tasks.stop_and_wait()).await);
+    }
+    let ms = |(p50, p99): (u32, u32)| format!("{:.2} / {:.2} ms", f64::from(p50) / 1000.0, f64::from(p99) / 1000.0);
+    let beside: Vec<String> = found.iter().map(|(qos, at)| format!("beside QoS {qos} {}", ms(*at))).collect();
+    println!("{:<10} alone {}, {}", peer.name, ms(alone), beside.join(", "));
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let quick = arguments.iter().any(|argument| argument == "quick");
+    let asked = |what: &str| quick || arguments.is_empty() || arguments.iter().any(|argument| argument == what);
+    let (headgate, mosquitto, saving) = (Peer::headgate(), Peer::mosquitto(false), Peer::mosquitto(true));
+    println!("resident when idle: headgate {:.1} MB, mosquitto {:.1} MB", headgate.memory(), mosquitto.memory());
+    println!("processes: headgate {}, mosquitto {}", headgate.pid(), mosquitto.pid());
+    let tls = connector();
+    let all = columns(&headgate, &mosquitto, &saving);
+    if asked("plain") {
+        table(&all, None, quick).await;
+    }
+    if asked("tls") && !quick {
+        table(&all, Some(&tls), quick).await;
+    }
+    if asked("storm") {
+        println!("\na thousand at once");
+        for peer in [&headgate, &mosquitto] {
+            storm(peer, None).await;
+            storm(peer, Some(&tls)).await;
+        }
+    }
+    if asked("fair") {
+        println!("\n10 children at 100 messages a second each, p50 / p99, alone and beside one that floods");
+        for peer in [&headgate, &mosquitto] {
+            fair(peer, Duration::from_millis(if quick { 1500 } else { 4000 })).await;
+        }
+    }
+}
