@@ -9,6 +9,7 @@ mod load;
 mod peers;
 
 use std::{
+    process::Command,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -45,6 +46,7 @@ struct Figures {
     rate: f64,
     cpu: f64,
     memory: f64,
+    own: f64,
     p50: u32,
     p99: u32,
 }
@@ -66,7 +68,7 @@ async fn crowd(column: &Column<'_>, tls: Option<&TlsConnector>, cell: Cell, ever
         let _ = tell.send(subscribe(watcher, filter, cell.qos, shared, paced).await);
     });
     sleep(Duration::from_millis(50)).await;
-    let ids: Vec<String> = (0..cell.clients).map(|n| format!("p{n}")).collect();
+    let ids: Vec<String> = (0..cell.clients).map(|n| format!("{}{n}", run.mark)).collect();
     let mut streams = Vec::new();
     for some in ids.chunks(100) {
         streams.extend(join_all(some.iter().map(|id| connect(port, tls, id, true))).await);
@@ -100,7 +102,8 @@ async fn measure(column: &Column<'_>, tls: Option<&TlsConnector>, cell: Cell, sp
     let (before, cpu, began) = (counter.load(Ordering::Relaxed), column.peer.cpu(), Instant::now());
     sleep(span).await;
     let count = (counter.load(Ordering::Relaxed) - before) as f64;
-    let (seconds, cpu, memory) = (began.elapsed().as_secs_f64(), column.peer.cpu() - cpu, column.peer.memory());
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), column.peer.cpu() - cpu);
+    let (memory, own) = (column.peer.memory(), column.peer.own_memory());
     flat.end().await;
     // what was queued is worked off before the next
     sleep(Duration::from_millis(200)).await;
@@ -108,7 +111,7 @@ async fn measure(column: &Column<'_>, tls: Option<&TlsConnector>, cell: Cell, sp
     let paced = crowd(column, tls, cell, Some(every)).await;
     sleep(span).await;
     let (p50, p99) = percentiles(paced.end().await);
-    Figures { rate: count / seconds, cpu: cpu / count.max(1.0) * 100_000.0, memory, p50, p99 }
+    Figures { rate: count / seconds, cpu: cpu / count.max(1.0) * 100_000.0, memory, own, p50, p99 }
 }
 
 fn percentiles(mut latencies: Vec<u32>) -> (u32, u32) {
@@ -134,7 +137,7 @@ fn columns<'p>(headgate: &'p Peer, mosquitto: &'p Peer, saving: &'p Peer) -> [Co
 async fn table(columns: &[Column<'_>], tls: Option<&TlsConnector>, quick: bool) {
     let span = Duration::from_millis(if quick { 700 } else { 1200 });
     println!(
-        "\n{}\n{:>3} {:>5} {:>5}  {:<18} {:>9} {:>9} {:>9} {:>9} {:>7}",
+        "\n{}\n{:>3} {:>5} {:>5}  {:<18} {:>9} {:>10} {:>9} {:>9} {:>7} {:>7}",
         if tls.is_some() { "TLS" } else { "plain" },
         "qos",
         "bytes",
@@ -144,7 +147,8 @@ async fn table(columns: &[Column<'_>], tls: Option<&TlsConnector>, quick: bool) 
         "cpu s/100k",
         "p50 ms",
         "p99 ms",
-        "rss MB"
+        "rss MB",
+        "own MB"
     );
     for qos in [0, 1] {
         for size in if quick { vec![100] } else { vec![100, 1024] } {
@@ -156,13 +160,14 @@ async fn table(columns: &[Column<'_>], tls: Option<&TlsConnector>, quick: bool) 
                     }
                     let f = measure(column, tls, Cell { qos, size, clients }, span).await;
                     println!(
-                        "{qos:>3} {size:>5} {clients:>5}  {:<18} {:>9.0} {:>9.2} {:>9.2} {:>9.2} {:>7.1}",
+                        "{qos:>3} {size:>5} {clients:>5}  {:<18} {:>9.0} {:>10.2} {:>9.2} {:>9.2} {:>7.1} {:>7.1}",
                         column.title,
                         f.rate,
                         f.cpu,
                         f64::from(f.p50) / 1000.0,
                         f64::from(f.p99) / 1000.0,
-                        f.memory
+                        f.memory,
+                        f.own
                     );
                 }
             }
@@ -173,7 +178,7 @@ async fn table(columns: &[Column<'_>], tls: Option<&TlsConnector>, quick: bool) 
 /// A thousand children come at once: until the last is served, and what it costs.
 async fn storm(peer: &Peer, tls: Option<&TlsConnector>) {
     let (port, before, cpu, began) =
-        (if tls.is_some() { peer.tls } else { peer.plain }, peer.memory(), peer.cpu(), Instant::now());
+        (if tls.is_some() { peer.tls } else { peer.plain }, peer.own_memory(), peer.cpu(), Instant::now());
     let ids: Vec<String> = (0..1000).map(|n| format!("s{n}")).collect();
     let each = ids.iter().map(|id| async {
         let outcome = connect(port, tls, id, true).await;
@@ -183,12 +188,12 @@ async fn storm(peer: &Peer, tls: Option<&TlsConnector>) {
     let last = streams.iter().map(|(_, at)| *at).max().unwrap_or_default();
     let served = streams.iter().filter(|(outcome, _)| outcome.is_ok()).count();
     println!(
-        "{:<10} {:<6} {served:>5} of 1000 in {:>5.2} s, {:>5.2} cpu s, {before:>5.1} to {:>5.1} MB",
+        "{:<10} {:<6} {served:>5} of 1000 in {:>5.2} s, {:>5.2} cpu s, {before:>5.1} to {:>5.1} MB of its own",
         peer.name,
         if tls.is_some() { "TLS" } else { "plain" },
         last.as_secs_f64(),
         peer.cpu() - cpu,
-        peer.memory()
+        peer.own_memory()
     );
 }
 
@@ -202,31 +207,45 @@ async fn fair(peer: &Peer, span: Duration) {
     let alone = percentiles(alone.end().await);
     let mut found = Vec::new();
     for qos in [0, 1] {
-        let run = Run::new();
-        let tasks = Tasks::new();
-        let stream = connect(peer.plain, None, "loud", true).await.expect("the loud one");
-        let manner = Manner { topic: "bench/loud/x".into(), qos, size: 1024, window: 100, every: None };
-        let loud = run.clone();
-        tasks.spawn("loud", async move { drop(publish(stream, manner, loud).await) });
+        // a process of its own at the lowest priority: the broker's fairness is what counts, not the scheduler's
+        let mut loud = Command::new("nice");
+        loud.args(["-n", "19"]).arg(std::env::current_exe().expect("a path"));
+        let mut loud = loud.args(["loud", &peer.plain.to_string(), &qos.to_string()]).spawn().expect("nice");
+        sleep(Duration::from_millis(300)).await;
         let beside = crowd(&column("bench/+"), None, quiet, every).await;
         sleep(span).await;
         found.push((qos, percentiles(beside.end().await)));
-        run.stop.store(true, Ordering::Relaxed);
-        drop(tokio::time::timeout(Duration::from_secs(5), tasks.stop_and_wait()).await);
+        let _ = loud.kill();
+        let _ = loud.wait();
     }
     let ms = |(p50, p99): (u32, u32)| format!("{:.2} / {:.2} ms", f64::from(p50) / 1000.0, f64::from(p99) / 1000.0);
     let beside: Vec<String> = found.iter().map(|(qos, at)| format!("beside QoS {qos} {}", ms(*at))).collect();
     println!("{:<10} alone {}, {}", peer.name, ms(alone), beside.join(", "));
 }
 
+/// `loud PORT QOS`: floods until it is killed.
+async fn loud(port: &str, qos: &str) {
+    let (port, qos) = (port.parse().expect("a port"), qos.parse().expect("a QoS"));
+    let stream = connect(port, None, "loud", true).await.expect("the loud one");
+    let window = if qos == 0 { 0 } else { 100 };
+    let manner = Manner { topic: "bench/loud/x".into(), qos, size: 1024, window, every: None };
+    let _ = publish(stream, manner, Run::new()).await;
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if let [what, port, qos] = &arguments[..]
+        && what == "loud"
+    {
+        return loud(port, qos).await;
+    }
     let quick = arguments.iter().any(|argument| argument == "quick");
     let asked = |what: &str| quick || arguments.is_empty() || arguments.iter().any(|argument| argument == what);
     let (headgate, mosquitto, saving) = (Peer::headgate(), Peer::mosquitto(false), Peer::mosquitto(true));
-    println!("resident when idle: headgate {:.1} MB, mosquitto {:.1} MB", headgate.memory(), mosquitto.memory());
-    println!("processes: headgate {}, mosquitto {}", headgate.pid(), mosquitto.pid());
+    for peer in [&headgate, &mosquitto] {
+        println!("idle: {} {:.1} MB resident, {:.1} of them its own", peer.name, peer.memory(), peer.own_memory());
+    }
     let tls = connector();
     let all = columns(&headgate, &mosquitto, &saving);
     if asked("plain") {

@@ -80,10 +80,6 @@ impl Peer {
         Peer { name, plain, tls, child, _folder: folder }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     fn proc(&self, file: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap_or_default()
     }
@@ -98,8 +94,17 @@ impl Peer {
 
     /// Resident memory now, MB.
     pub fn memory(&self) -> f64 {
+        self.status("VmRSS:")
+    }
+
+    /// What of it is not pages of the program file and its libraries, which the system may drop and share.
+    pub fn own_memory(&self) -> f64 {
+        self.status("RssAnon:")
+    }
+
+    fn status(&self, key: &str) -> f64 {
         let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("");
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("");
         line.split_whitespace().next().and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
     }
 }
