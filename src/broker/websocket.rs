@@ -27,6 +27,8 @@ pub struct WebSocket<S> {
     inner: WebSocketStream<S>,
     /// The rest of the last message.
     rest: Bytes,
+    /// Bytes of the packet that is being written and not yet in a frame.
+    left: usize,
 }
 
 /// Shakes hands: the client must offer the subprotocol `mqtt` (MQTT 5, 6.0.0.3); `mqttv3.1` of older clients is
@@ -35,10 +37,10 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, limit: usize) 
     let config = WebSocketConfig::default()
         .max_message_size(Some(limit.saturating_mul(4)))
         .max_frame_size(Some(limit.saturating_mul(4)))
-        .write_buffer_size(0)
+        .write_buffer_size(BUFFER)
         .max_write_buffer_size(4 * BUFFER);
     let inner = accept_hdr_async_with_config(stream, protocol, Some(config)).await?;
-    Ok(WebSocket { inner, rest: Bytes::new() })
+    Ok(WebSocket { inner, rest: Bytes::new(), left: 0 })
 }
 
 #[allow(clippy::result_large_err)] // the handshake's own type
@@ -55,6 +57,20 @@ fn protocol(request: &Request, mut response: Response) -> Result<Response, Error
         }
     }
     Ok(response)
+}
+
+/// Bytes of the packet that begins here. Each packet gets a frame of its own: the standard lets them share one (MQTT 5,
+/// 6.0.0.2), and the Paho client for C loses the second.
+fn packet_length(bytes: &[u8]) -> usize {
+    let mut length = 0;
+    for index in 1..5 {
+        let Some(&byte) = bytes.get(index) else { break };
+        length |= usize::from(byte & 0x7F) << (7 * (index - 1));
+        if byte & 0x80 == 0 {
+            return index + 1 + length;
+        }
+    }
+    bytes.len()
 }
 
 fn broken(error: Error) -> io::Error {
@@ -89,15 +105,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(broken)?;
-        let n = buf.len().min(BUFFER);
-        let message = Message::Binary(Bytes::copy_from_slice(&buf[..n]));
-        Pin::new(&mut self.inner).start_send(message).map_err(broken)?;
+        let mut taken = 0;
+        while taken < buf.len().min(BUFFER) {
+            match Pin::new(&mut self.inner).poll_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(broken)?,
+                Poll::Pending if taken == 0 => return Poll::Pending,
+                Poll::Pending => break,
+            }
+            let rest = &buf[taken..];
+            if self.left == 0 {
+                self.left = packet_length(rest);
+            }
+            let n = self.left.min(rest.len()).min(BUFFER);
+            let message = Message::Binary(Bytes::copy_from_slice(&rest[..n]));
+            Pin::new(&mut self.inner).start_send(message).map_err(broken)?;
+            self.left -= n;
+            taken += n;
+        }
         // What is inside leaves with the next ready or flush; ask now, so that it need not wait for either.
         if let Poll::Ready(Err(error)) = Pin::new(&mut self.inner).poll_flush(cx) {
             return Poll::Ready(Err(broken(error)));
         }
-        Poll::Ready(Ok(n))
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

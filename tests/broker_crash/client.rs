@@ -46,7 +46,6 @@ fn text(text: &str) -> Vec<u8> {
 /// One connection of a session that is kept.
 struct Link {
     reader: BufReader<TcpStream>,
-    v5: bool,
 }
 
 impl Link {
@@ -55,7 +54,7 @@ impl Link {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
         stream.set_nodelay(true).ok()?;
-        let mut link = Link { reader: BufReader::new(stream), v5 };
+        let mut link = Link { reader: BufReader::new(stream) };
         let mut body = text("MQTT");
         body.extend([if v5 { 5 } else { 4 }, 0, 0, 0]);
         if v5 {
