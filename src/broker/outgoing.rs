@@ -60,6 +60,10 @@ impl Writer {
             }
         }
         while out.len() < HIGH_WATER {
+            // nothing overtakes those that wait for their ids
+            if (!held.is_empty() || state.holds()) && state.next_qos().is_some_and(|qos| qos < 2) {
+                break;
+            }
             let Some(mut queued) = state.next(&hub.budget) else { break };
             let dropped = if queued.message.expired(now) {
                 Some("expired")

@@ -245,6 +245,16 @@ impl State {
         Some(queued)
     }
 
+    /// Whether messages wait for their packet ids to be on disk.
+    pub fn holds(&self) -> bool {
+        self.persistent() && self.inflight.iter().any(|i| !i.stored)
+    }
+
+    /// The QoS of what comes next.
+    pub fn next_qos(&self) -> Option<u8> {
+        self.replay.front().or_else(|| self.queue.front()).map(|queued| queued.qos)
+    }
+
     /// Messages whose packet ids are on disk now may leave.
     pub fn let_go(&mut self, packets: &[u16]) {
         self.inflight.iter_mut().filter(|i| packets.contains(&i.packet)).for_each(|i| i.stored = true);

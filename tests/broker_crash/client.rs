@@ -14,6 +14,8 @@ use std::{
 
 /// Messages on their way at a time.
 const WINDOW: usize = 24;
+/// How far the subscriber may be behind: well below what a session may queue, because what overflows is dropped.
+const BEHIND: u64 = 2000;
 
 /// What all children share with the judge.
 #[derive(Default)]
@@ -22,7 +24,15 @@ pub struct Shared {
     pub finish: AtomicBool,
     /// Messages acknowledged so far, by all.
     pub acknowledged: AtomicU64,
+    /// Messages the subscriber has got so far.
+    pub heard: AtomicU64,
     pub faults: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    fn behind(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed).saturating_sub(self.heard.load(Ordering::Relaxed))
+    }
 }
 
 fn packet(first: u8, body: &[u8]) -> Vec<u8> {
@@ -155,11 +165,16 @@ impl Publisher {
         link.send(&again)?;
         loop {
             let mut new = Vec::new();
-            while self.open.len() < WINDOW && !shared.finish.load(Ordering::Relaxed) {
+            let finish = shared.finish.load(Ordering::Relaxed);
+            while self.open.len() < WINDOW && !finish && shared.behind() < BEHIND {
                 self.begin(&mut new);
             }
-            if self.open.is_empty() {
+            if self.open.is_empty() && finish {
                 return self.last(&mut link);
+            }
+            if self.open.is_empty() {
+                thread::sleep(Duration::from_millis(1));
+                link.send(&[0xC0, 0])?;
             }
             link.send(&new)?;
             self.hear(&mut link, shared)?;
@@ -191,6 +206,9 @@ impl Publisher {
 
     fn hear(&mut self, link: &mut Link, shared: &Shared) -> io::Result<()> {
         let (first, body) = link.read()?;
+        if body.len() < 2 {
+            return Ok(());
+        }
         let id = u16::from_be_bytes([body[0], body[1]]);
         let refused = body.get(2).is_some_and(|code| *code >= 0x80 && *code != 0x92);
         if refused {
@@ -256,12 +274,12 @@ impl Subscriber {
                     continue;
                 }
             }
-            while this.ended.len() < devices && this.hear(&mut link, &mut known).is_ok() {}
+            while this.ended.len() < devices && this.hear(&mut link, &mut known, shared).is_ok() {}
         }
         this
     }
 
-    fn hear(&mut self, link: &mut Link, known: &mut bool) -> io::Result<()> {
+    fn hear(&mut self, link: &mut Link, known: &mut bool, shared: &Shared) -> io::Result<()> {
         let (first, body) = link.read()?;
         match first >> 4 {
             9 => *known = true,
@@ -277,7 +295,8 @@ impl Subscriber {
                 let payload = &body[5 + topic + properties..];
                 let exactly = first >> 1 & 3 == 2;
                 if !exactly || self.held.insert(id) {
-                    self.count(&name, &String::from_utf8_lossy(payload));
+                    let first = self.count(&name, &String::from_utf8_lossy(payload));
+                    shared.heard.fetch_add(u64::from(first), Ordering::Relaxed);
                 }
                 link.send(&packet(if exactly { 0x50 } else { 0x40 }, &id.to_be_bytes()))?;
             }
@@ -286,11 +305,19 @@ impl Subscriber {
         Ok(())
     }
 
-    fn count(&mut self, topic: &str, payload: &str) {
+    /// Whether it is new.
+    fn count(&mut self, topic: &str, payload: &str) -> bool {
         let device = topic.split('/').nth(1).unwrap_or("").to_owned();
         match payload.strip_prefix("{\"n\":").and_then(|rest| rest.strip_suffix('}')).and_then(|n| n.parse().ok()) {
-            Some(n) => *self.got.entry(device).or_default().entry(n).or_default() += 1,
-            None => drop(self.ended.insert(device)),
+            Some(n) => {
+                let count = self.got.entry(device).or_default().entry(n).or_default();
+                *count += 1;
+                *count == 1
+            }
+            None => {
+                self.ended.insert(device);
+                false
+            }
         }
     }
 }
