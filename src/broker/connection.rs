@@ -40,6 +40,8 @@ use crate::{
 
 /// Packets handled before others get their turn.
 const TURN: usize = 64;
+/// Bytes read at once at most: a thousand busy children have a buffer each.
+const AT_ONCE: usize = 16 * 1024;
 /// Messages whose ack is outstanding before the socket is left unread.
 const OUTSTANDING: usize = 512;
 /// Errors told to a child in one second.
@@ -241,7 +243,7 @@ impl Connection {
             if before == 0 && self.output.capacity() > HIGH_WATER {
                 self.output = BytesMut::new();
             }
-            if self.input.is_empty() && self.input.capacity() > HIGH_WATER {
+            if self.input.is_empty() && self.input.capacity() > 2 * AT_ONCE {
                 self.input = BytesMut::new();
             }
             if let Some((packets, ticket)) = self.writer.fill(&session, &hub, &mut self.output) {
@@ -280,9 +282,9 @@ impl Connection {
                     Ok(0) => return Err(End::Gone("the connection closed without DISCONNECT".into())),
                     Ok(n) => {
                         self.more = true;
-                        // whoever fills the buffer gets a larger one, up to the high-water mark
+                        // whoever fills the buffer gets a larger one, up to a bound
                         if self.input.len() == self.input.capacity() {
-                            self.input.reserve((self.input.capacity() * 2).clamp(4096, HIGH_WATER));
+                            self.input.reserve(self.input.capacity().clamp(4096, AT_ONCE));
                         }
                         session.counters.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
                         hub.totals.bytes_received.fetch_add(n as u64, Ordering::Relaxed);

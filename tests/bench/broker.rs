@@ -159,13 +159,15 @@ async fn table(columns: &[Column<'_>], tls: Option<&TlsConnector>, quick: bool) 
                         continue;
                     }
                     let f = measure(column, tls, Cell { qos, size, clients }, span).await;
+                    // nothing arrived: the broker was still busy with what came before
+                    let ms = |us: u32| if us == u32::MAX { "-".into() } else { format!("{:.2}", f64::from(us) / 1e3) };
                     println!(
-                        "{qos:>3} {size:>5} {clients:>5}  {:<18} {:>9.0} {:>10.2} {:>9.2} {:>9.2} {:>7.1} {:>7.1}",
+                        "{qos:>3} {size:>5} {clients:>5}  {:<18} {:>9.0} {:>10.2} {:>9} {:>9} {:>7.1} {:>7.1}",
                         column.title,
                         f.rate,
                         f.cpu,
-                        f64::from(f.p50) / 1000.0,
-                        f64::from(f.p99) / 1000.0,
+                        ms(f.p50),
+                        ms(f.p99),
                         f.memory,
                         f.own
                     );
