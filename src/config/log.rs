@@ -9,8 +9,9 @@ pub struct LogConfig {
     /// What the database may occupy, write-ahead log and indexes included. At the cap the oldest records of the lowest
     /// class go first; what the cloud has not got yet is declared.
     pub max_bytes: u64,
-    /// Records older than this are dropped, counted in time the gateway was switched on.
-    pub max_age: Duration,
+    /// Records of each class (urgent, state, telemetry, logs) older than this are dropped, counted in time the gateway
+    /// was switched on.
+    pub max_age: [Duration; 4],
     /// Bytes of the file system that are left to others: below this the log stops growing.
     pub keep_free: u64,
     /// How long a reading nobody waits for may wait for company before it is committed. Longer spares flash.
@@ -23,7 +24,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             max_bytes: 2 << 30,
-            max_age: Duration::from_secs(90 * 86_400),
+            max_age: [Duration::from_secs(90 * 86_400); 4],
             keep_free: 256 << 20,
             linger: Duration::from_millis(250),
             endurance: 20_000_000_000_000,
@@ -41,6 +42,7 @@ impl LogConfig {
         if max_bytes < Self::LEAST {
             section.problem("max_size", format!("{max_bytes} bytes are too few"), "give the log at least \"4MiB\"");
         }
+        let all = section.duration("max_age");
         let linger = section.duration("linger").unwrap_or(default.linger);
         if linger > Duration::from_secs(10) {
             section.problem(
@@ -51,7 +53,8 @@ impl LogConfig {
         }
         Self {
             max_bytes: max_bytes.max(Self::LEAST),
-            max_age: section.duration("max_age").unwrap_or(default.max_age),
+            max_age: ["max_age_urgent", "max_age_state", "max_age_telemetry", "max_age_logs"]
+                .map(|class| section.duration(class).or(all).unwrap_or(default.max_age[0])),
             keep_free: section.bytes("keep_free").unwrap_or(default.keep_free),
             linger: linger.min(Duration::from_secs(10)),
             endurance: section.bytes("endurance").unwrap_or(default.endurance).max(1),
@@ -66,9 +69,11 @@ mod tests {
 
     #[test]
     fn amounts_are_read_and_absurd_ones_reported() {
-        let document = Document::parse("log.toml", "max_size = \"64MiB\"\nlinger = \"1m\"\n");
+        let text = "max_size = \"64MiB\"\nlinger = \"1m\"\nmax_age = \"30d\"\nmax_age_logs = \"2d\"\n";
+        let document = Document::parse("log.toml", text);
         let log = LogConfig::read(&document.root());
         assert_eq!((log.max_bytes, log.linger), (64 << 20, Duration::from_secs(10)));
+        assert_eq!(log.max_age.map(|age| age.as_secs() / 86_400), [30, 30, 30, 2]);
         let problems = document.into_problems();
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].line, 2);

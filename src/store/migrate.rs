@@ -31,6 +31,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("wills", wills::MIGRATIONS),
 ];
 
+/// Settles what must be settled before a new file has its first table: that it can give pages back.
+pub fn prepare(connection: &Connection) -> Result<(), StoreError> {
+    Ok(connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?)
+}
+
 /// Brings every table up to date. A kill half-way leaves whole steps only; a database from the future is refused.
 pub fn run(connection: &mut Connection) -> Result<(), StoreError> {
     connection.execute_batch(

@@ -18,13 +18,18 @@ use crate::clock;
 /// Bytes of a page, SQLite's default; small pages spare flash where commits are small.
 const PAGE: u64 = 4096;
 /// How often the free space of the file system is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
+/// The log keeps this much even where others fill the file system.
+const LEAST: u64 = 1 << 20;
+/// The shared-memory index of the largest write-ahead log (two of SQLite's 32 KiB regions) is a file of its own.
+const INDEX: u64 = 64 << 10;
 
 pub struct Database {
     path: PathBuf,
     options: StoreOptions,
     readers: Arc<Readers>,
     state: State,
+    /// When the file system was looked at, and the pages the file may have had then.
     looked: Option<(Instant, u64)>,
 }
 
@@ -91,6 +96,7 @@ impl Database {
     fn connect(&self) -> Result<Connection, StoreError> {
         let mut connection = Connection::open(&self.path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
+        migrate::prepare(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         let sync = if faults::planted("skip-sync") { "OFF" } else { "FULL" };
         connection.pragma_update(None, "synchronous", sync)?;
@@ -158,34 +164,38 @@ impl Database {
     }
 
     fn most_pages(&self) -> u64 {
-        (self.options.log.max_bytes - self.wal_share()) / PAGE
+        (self.options.log.max_bytes - self.wal_share() - INDEX) / PAGE
     }
 
-    /// How far the log may grow now: below the cap by what other tables need, and no further than it is where the
-    /// file system runs short.
-    pub fn limits(&mut self, connection: &Connection) -> Limits {
+    /// How far the log may grow now: below the cap by what other tables need, and such that the file system keeps what
+    /// is to be left to others.
+    pub fn limits(&mut self) -> Limits {
         let most = self.most_pages();
-        let mut pages = most - (most / 32).max(32);
-        let age = i64::try_from(self.options.log.max_age.as_millis()).unwrap_or(i64::MAX);
-        let free = match self.looked {
-            Some((at, free)) if at.elapsed() < LOOK => free,
+        let age = self.options.log.max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let room = match self.looked {
+            Some((at, room)) if at.elapsed() < LOOK => room,
             _ => {
-                let free = free_space(&self.path).unwrap_or(u64::MAX);
-                self.looked = Some((Instant::now(), free));
-                free
+                let room = self.room();
+                self.looked = Some((Instant::now(), room));
+                room
             }
         };
-        if free < self.options.log.keep_free {
-            let now: Result<u64, _> = connection.query_row("PRAGMA page_count", [], |row| row.get(0));
-            pages = pages.min(now.unwrap_or(pages).saturating_sub(16).max(64));
-        }
-        Limits { pages, age }
+        Limits { pages: (most - (most / 32).max(32)).min(room), room, age }
     }
 
-    /// Keeps the write-ahead log within its share, also where readers held it open.
-    pub fn bound_wal(&self, connection: &Connection) {
+    /// Pages the file may have so that the file system keeps what is to be left to others.
+    fn room(&self) -> u64 {
+        let Some(free) = free_space(&self.path) else { return u64::MAX };
+        let file = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
+        (file + free).saturating_sub(self.options.log.keep_free).max(LEAST) / PAGE
+    }
+
+    /// Keeps the write-ahead log within its share, also where readers held it open; `shrunk` pages are given back to the
+    /// file system only by a checkpoint.
+    pub fn bound_wal(&self, connection: &Connection, shrunk: bool) {
         let size = std::fs::metadata(wal_of(&self.path)).map_or(0, |meta| meta.len());
-        if size > self.wal_share() {
+        // One more transaction must fit.
+        if shrunk || size > self.wal_share() / 4 * 3 {
             let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
         }
     }

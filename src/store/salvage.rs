@@ -75,6 +75,7 @@ fn done(path: &Path) -> Result<(), StoreError> {
 /// A new database with all rows of the old one that can be read; returns how many.
 fn build(fresh: &Path, aside: &Path, options: &StoreOptions) -> Result<u64, StoreError> {
     let mut new = Connection::open(fresh)?;
+    migrate::prepare(&new)?;
     migrate::run(&mut new)?;
     let old = Connection::open_with_flags(aside, OpenFlags::SQLITE_OPEN_READ_WRITE);
     new.pragma_update(None, "foreign_keys", "OFF")?;
@@ -104,7 +105,7 @@ fn build(fresh: &Path, aside: &Path, options: &StoreOptions) -> Result<u64, Stor
     }
     let (mut tail, _) = Tail::load(&change, options.gateway.clone())?;
     declare(&mut tail, &change)?;
-    tail.flush(&change, Limits { pages: u64::MAX, age: i64::MAX })?;
+    tail.flush(&change, Limits { pages: u64::MAX, room: u64::MAX, age: [i64::MAX; 4] })?;
     change.commit()?;
     new.execute_batch("PRAGMA journal_mode = DELETE")?;
     drop(new);

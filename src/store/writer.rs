@@ -209,7 +209,7 @@ impl Group {
         if self.writer.connection.is_autocommit() {
             return Err(StoreError::Unavailable("the transaction was ended by the disk".into()));
         }
-        let limits = self.database.limits(&self.writer.connection);
+        let limits = self.database.limits();
         self.writer.log.flush(&self.writer.connection, limits)?;
         faults::point("before-commit");
         self.writer.connection.execute_batch("COMMIT")?;
@@ -228,7 +228,8 @@ impl Group {
             tracing::info!("the disk takes data again");
             self.health.send_replace(StoreHealth::Good);
         }
-        self.database.bound_wal(&self.writer.connection);
+        let shrunk = std::mem::take(&mut self.writer.log.shrunk);
+        self.database.bound_wal(&self.writer.connection, shrunk);
     }
 
     fn failed(&mut self, error: StoreError, unseen: Vec<Message>, answers: Vec<Answer>) {

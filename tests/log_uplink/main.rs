@@ -1,17 +1,13 @@
 //! The road to the cloud against a broker nobody here wrote, over a wire that breaks.
 
-mod cloud;
-mod wire;
+#[path = "../road/mod.rs"]
+mod road;
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use cloud::Cloud;
 use headgate::{
-    bus::{Events, Order, OrderKind, Orders},
-    config::{
-        log::LogConfig,
-        uplink::{Address, UplinkConfig, Version},
-    },
+    bus::{Order, OrderKind, Orders},
+    config::uplink::{UplinkConfig, Version},
     model::{
         command::{Refusal, RefusalCode},
         event::LinkState,
@@ -19,17 +15,13 @@ use headgate::{
         record::{Kind, NewRecord},
         time::Millis,
     },
-    store::{Store, StoreOptions, WriterThread},
+    store::{Store, WriterThread},
     tasks::Tasks,
     uplink::{self, Surroundings, Uplink},
 };
+use road::{cloud::Cloud, id, noise, wire::TcpWire};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
-use wire::TcpWire;
-
-fn id(text: &str) -> DeviceId {
-    DeviceId::new(text).expect("id")
-}
 
 fn reading(device: &str, n: usize) -> NewRecord {
     let body = format!("{{\"values\":{{\"n\":{n}}}}}").into();
@@ -52,32 +44,20 @@ impl Gateway {
     }
 
     fn start_capped(folder: &Path, port: u16, cap: u64, change: impl FnOnce(&mut UplinkConfig)) -> Gateway {
-        let log = LogConfig { max_bytes: cap, keep_free: 0, ..LogConfig::default() };
-        let (store, thread) = Store::open_with(folder, StoreOptions { log, gateway: id("gw") }).expect("store");
+        let (store, thread) = road::open(folder, cap);
         let mut config = UplinkConfig {
-            broker: Some(Address { host: "127.0.0.1".into(), port, tls: false }),
-            client_id: Some("gw".into()),
             keep_alive: Duration::from_secs(5),
             unacked_timeout: Duration::from_secs(1),
             retry: (Duration::from_millis(100), Duration::from_millis(500)),
-            ..UplinkConfig::default()
+            ..road::config(port)
         };
         change(&mut config);
-        let (to_keeper, orders) = mpsc::channel(16);
-        let nobody = || mpsc::channel(1).0;
+        let (keeper, orders) = mpsc::channel(16);
         let tasks = Tasks::new();
         let (tell, children) = watch::channel(vec![id("a"), id("b")]);
-        let around = Surroundings {
-            gateway: id("gw"),
-            store: store.clone(),
-            orders: Orders { keeper: to_keeper, updates: nobody(), diagnostics: nobody(), jobs: nobody() },
-            events: Events::new(),
-            tls: None,
-            children,
-            endurance: 1 << 40,
-            tasks: tasks.clone(),
-        };
-        let uplink = uplink::start(config, around);
+        let around = road::surroundings(&store, &tasks);
+        let orders_to = Orders { keeper, ..around.orders.clone() };
+        let uplink = uplink::start(config, Surroundings { orders: orders_to, children, ..around });
         Gateway { store, thread, uplink, tasks, orders, _children: tell }
     }
 
@@ -261,16 +241,11 @@ async fn an_order_that_was_not_stored_comes_again() {
 async fn what_was_dropped_offline_is_declared_and_the_sum_is_whole() {
     let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
     let gateway = Gateway::start_capped(folder.path(), 1, 4 << 20, |_| ());
-    let mut state = 1u64;
-    let mut letter = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        char::from(b'a' + (state >> 33) as u8 % 26)
-    };
     let last = 20_000;
     for n in (1..=last).step_by(100) {
         let records: Vec<NewRecord> = (n..n + 100)
             .map(|n| {
-                let noise: String = (0..400).map(|_| letter()).collect();
+                let noise = noise(n as u64, 400);
                 let body = format!("{{\"values\":{{\"x\":\"{noise}\",\"n\":{n}}}}}").into();
                 NewRecord { body, ..reading("a", n) }
             })

@@ -23,13 +23,18 @@ use crate::{
 /// Lanes in the order in which they lose.
 const LOSERS: [Lane; 4] = [Lane::Logs, Lane::Telemetry, Lane::State, Lane::Urgent];
 
+/// Pages given back in one transaction at most: each is a write.
+const STEP: u64 = 256;
+
 /// How much there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Pages of the database the log stops at.
     pub pages: u64,
-    /// Milliseconds of switched-on time.
-    pub age: i64,
+    /// Pages the file may have, so that the file system keeps what is to be left to others.
+    pub room: u64,
+    /// Milliseconds of switched-on time, per lane.
+    pub age: [i64; 4],
 }
 
 /// A stretch of one stream that is gone.
@@ -107,18 +112,35 @@ impl Tail {
         if in_use(connection)? + need > limits.pages {
             // A little more than needed, so that this is rare.
             let goal = limits.pages.saturating_sub(need + (limits.pages / 100).max(8));
+            // Where much is to go, it goes over several commits: nobody waits for all of it.
+            let goal = goal.max(in_use(connection)?.saturating_sub(4 * STEP));
             while in_use(connection)? > goal {
                 let Some(oldest) = self.next_loser(connection)? else { break };
                 self.drop_block(connection, &oldest, "quota")?;
             }
         }
+        self.shrink(connection, limits.room)?;
         if self.age_is_due() {
-            let born = self.lived() - limits.age;
             for lane in LOSERS {
+                let born = self.lived().saturating_sub(limits.age[lane as usize]);
                 while let Some(oldest) = oldest(connection, lane)?.filter(|oldest| oldest.lived < born) {
                     self.drop_block(connection, &oldest, "age")?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Gives pages that hold nothing back to the file system, where the file is larger than it may be.
+    fn shrink(&mut self, connection: &Connection, most: u64) -> Result<(), StoreError> {
+        let pages: u64 = connection.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?;
+        let over = pages.saturating_sub(most).min(STEP);
+        if over > 0 {
+            // One step of the statement is one page.
+            let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({over})"))?;
+            let mut rows = vacuum.query([])?;
+            while rows.next()?.is_some() {}
+            self.shrunk = true;
         }
         Ok(())
     }

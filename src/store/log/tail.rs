@@ -73,6 +73,8 @@ pub struct Tail {
     started: Instant,
     age_checked: Option<Instant>,
     pub(super) gateway: DeviceId,
+    /// Pages were given back in this group.
+    pub(in crate::store) shrunk: bool,
     /// Streams that began above 1 in this group, because damage took their numbers.
     pub(super) based: Vec<(DeviceId, Lane)>,
     /// Readings that were taken while nothing could be stored, per stream: declared when it can again.
@@ -101,6 +103,7 @@ impl Tail {
             started: Instant::now(),
             age_checked: None,
             gateway,
+            shrunk: false,
             unstored: HashMap::new(),
             based: Vec::new(),
         };

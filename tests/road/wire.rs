@@ -25,6 +25,8 @@ pub struct TcpWire {
     /// Bytes per second each way; 0 is no limit.
     rate: Arc<AtomicU64>,
     open: Arc<Mutex<Vec<Arc<Link>>>>,
+    /// Bytes that went through, both directions.
+    carried: Arc<AtomicU64>,
 }
 
 /// One connection through the wire. Once stalled it never carries again: bytes were lost in it, and TCP delivers
@@ -50,6 +52,7 @@ impl TcpWire {
             state: Arc::default(),
             rate: Arc::default(),
             open: Arc::default(),
+            carried: Arc::default(),
         };
         let taken = wire.clone();
         thread::spawn(move || listener.incoming().flatten().for_each(|near| taken.take(near, port)));
@@ -69,8 +72,8 @@ impl TcpWire {
         }
         open.push(link.clone());
         for (from, to) in [up, (down.1, down.0)] {
-            let (link, rate) = (link.clone(), self.rate.clone());
-            thread::spawn(move || pump(&link, &rate, from, to));
+            let (link, rate, carried) = (link.clone(), self.rate.clone(), self.carried.clone());
+            thread::spawn(move || pump(&link, &rate, &carried, from, to));
         }
     }
 
@@ -103,12 +106,17 @@ impl TcpWire {
         self.turn(WHOLE, |link| link.state.load(SeqCst) == WHOLE);
     }
 
+    /// Bytes of TCP payload so far, both directions.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(SeqCst)
+    }
+
     pub fn throttle(&self, bytes_per_second: u64) {
         self.rate.store(bytes_per_second, SeqCst);
     }
 }
 
-fn pump(link: &Link, rate: &AtomicU64, mut from: TcpStream, mut to: TcpStream) {
+fn pump(link: &Link, rate: &AtomicU64, carried: &AtomicU64, mut from: TcpStream, mut to: TcpStream) {
     let _ = from.set_read_timeout(Some(Duration::from_millis(20)));
     let mut buffer = [0; 16 << 10];
     loop {
@@ -128,6 +136,7 @@ fn pump(link: &Link, rate: &AtomicU64, mut from: TcpStream, mut to: TcpStream) {
                 if to.write_all(&buffer[..n]).is_err() {
                     break;
                 }
+                carried.fetch_add(n as u64, SeqCst);
                 if rate > 0 {
                     thread::sleep(Duration::from_secs_f64(n as f64 / rate as f64));
                 }

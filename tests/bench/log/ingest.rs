@@ -1,0 +1,67 @@
+//! Durable ingest beside a bare SQLite writer: the same rows, the same batches, the same `synchronous`.
+
+use std::time::Instant;
+
+use headgate::{model::record::NewRecord, tasks::Tasks};
+
+use super::{
+    CAP, body, median,
+    peers::{bare, insert},
+    reading, readings,
+    road::open,
+};
+
+pub async fn ingest() {
+    println!("durable ingest, rows of {} bytes, one writer, each batch synced before the next", body(1).len());
+    println!("{:>8} {:>14} {:>14} {:>8}", "batch", "SQLite rows/s", "headgate/s", "ratio");
+    for batch in [1u64, 10, 100, 1000] {
+        let rounds = (40_000 / batch).clamp(40, 500);
+        let (mut sqlite, mut ours) = (Vec::new(), Vec::new());
+        // In turns, so that whatever else the machine does meets both.
+        for _ in 0..7 {
+            let folder = tempfile::tempdir_in(".").expect("folder");
+            let mut connection = bare(folder.path());
+            let batches: Vec<Vec<NewRecord>> =
+                (0..rounds).map(|round| readings(round * batch, (round + 1) * batch)).collect();
+            let begun = Instant::now();
+            for (round, records) in (0u64..).zip(&batches) {
+                insert(&mut connection, records, round * batch + 1);
+            }
+            sqlite.push((rounds * batch) as f64 / begun.elapsed().as_secs_f64());
+            drop(connection);
+            let (store, thread) = open(folder.path(), CAP);
+            let begun = Instant::now();
+            for records in batches {
+                store.append(records).await.expect("stored");
+            }
+            ours.push((rounds * batch) as f64 / begun.elapsed().as_secs_f64());
+            store.stop().await;
+            thread.join();
+        }
+        let (sqlite, ours) = (median(sqlite), median(ours));
+        println!("{batch:>8} {sqlite:>14.0} {ours:>14.0} {:>7.0}%", ours / sqlite * 100.0);
+    }
+    together().await;
+}
+
+/// Many publishers, each of which waits for the sync of its one record: what group commit gives.
+async fn together() {
+    let folder = tempfile::tempdir_in(".").expect("folder");
+    let (store, thread) = open(folder.path(), CAP);
+    let tasks = Tasks::new();
+    let (each, publishers) = (2000u64, 64u64);
+    let begun = Instant::now();
+    for publisher in 0..publishers {
+        let store = store.clone();
+        tasks.spawn("publisher", async move {
+            for n in 0..each {
+                store.append(vec![reading(publisher * each + n)]).await.expect("stored");
+            }
+        });
+    }
+    tasks.stop_and_wait().await;
+    let rate = (each * publishers) as f64 / begun.elapsed().as_secs_f64();
+    println!("{publishers} publishers, one record each, each waits for its sync: {rate:.0} records/s");
+    store.stop().await;
+    thread.join();
+}
