@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rusqlite::Connection;
@@ -17,8 +17,6 @@ use crate::clock;
 
 /// Bytes of a page, SQLite's default; small pages spare flash where commits are small.
 const PAGE: u64 = 4096;
-/// How often the free space of the file system is looked at.
-const LOOK: Duration = Duration::from_secs(2);
 /// The log keeps this much even where others fill the file system.
 const LEAST: u64 = 1 << 20;
 /// The shared-memory index of the largest write-ahead log (two of SQLite's 32 KiB regions) is a file of its own.
@@ -29,8 +27,6 @@ pub struct Database {
     options: StoreOptions,
     readers: Arc<Readers>,
     state: State,
-    /// When the file system was looked at, and the pages the file may have had then.
-    looked: Option<(Instant, u64)>,
 }
 
 /// What must happen before the next transaction.
@@ -47,7 +43,7 @@ enum State {
 
 impl Database {
     pub fn new(path: PathBuf, options: StoreOptions, readers: Arc<Readers>) -> Self {
-        Self { path, options, readers, state: State::Good, looked: None }
+        Self { path, options, readers, state: State::Good }
     }
 
     pub fn linger(&self) -> Duration {
@@ -169,17 +165,10 @@ impl Database {
 
     /// How far the log may grow now: below the cap by what other tables need, and such that the file system keeps what
     /// is to be left to others.
-    pub fn limits(&mut self) -> Limits {
+    pub fn limits(&self) -> Limits {
         let most = self.most_pages();
         let age = self.options.log.max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-        let room = match self.looked {
-            Some((at, room)) if at.elapsed() < LOOK => room,
-            _ => {
-                let room = self.room();
-                self.looked = Some((Instant::now(), room));
-                room
-            }
-        };
+        let room = self.room();
         Limits { pages: (most - (most / 32).max(32)).min(room), room, age }
     }
 

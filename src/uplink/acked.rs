@@ -19,6 +19,11 @@ impl Acked {
         self.cursor
     }
 
+    pub fn contains(&self, position: u64) -> bool {
+        let before = self.stretches.range(..=position).next_back();
+        position <= self.cursor || before.is_some_and(|(_, last)| position <= *last)
+    }
+
     pub fn add(&mut self, position: u64) {
         self.add_all(position, position);
     }

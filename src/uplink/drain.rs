@@ -146,7 +146,10 @@ impl Drain {
                 break;
             }
             next = position + 1;
-            reader.buffer.push_back(record);
+            // What was set aside over an earlier connection is not tried again.
+            if !lane.acked.contains(position) {
+                reader.buffer.push_back(record);
+            }
         }
         // Nothing there at all: all of it is gone.
         if next == wanted.after + 1 {
@@ -284,6 +287,17 @@ mod tests {
         let wanted = drain.wanted().expect("wants");
         drain.fill(wanted, Vec::new());
         assert_eq!((drain.cursor(Lane::Telemetry), drain.wanted()), (20, None));
+    }
+
+    #[test]
+    fn what_was_set_aside_before_is_not_sent_again() {
+        let mut drain = drain(0, 3, false);
+        drain.acknowledge(Lane::Telemetry, &[2]);
+        let wanted = drain.wanted().expect("wants");
+        drain.fill(wanted, (1..=3).map(|n| record("a", n)).collect());
+        assert_eq!(drain.next(BOUNDS, 4, 100, &mut Vec::new())[0].positions, [1, 3]);
+        drain.acknowledge(Lane::Telemetry, &[1, 3]);
+        assert_eq!(drain.cursor(Lane::Telemetry), 3);
     }
 
     #[test]

@@ -29,6 +29,8 @@ struct Flight {
 /// Smallest and largest sum of bytes in flight.
 const NARROW: usize = 2 << 10;
 const WIDE: usize = 4 << 20;
+/// How long what is urgent may wait behind what is on its way, beyond what the link takes anyhow.
+const QUEUED: Duration = Duration::from_millis(20);
 
 /// The publishes of one connection that are not acknowledged.
 pub struct Flights {
@@ -42,8 +44,12 @@ pub struct Flights {
     next: u64,
     bytes: usize,
     last_ack: Instant,
-    /// Bytes that may be on their way: grows while acknowledgements come soon, shrinks when they come late, so that a
-    /// slow link is not taken for a dead one.
+    /// The shortest time an acknowledgement took: what the link takes with nothing in the way.
+    best: Duration,
+    shrunk: Instant,
+    /// Bytes that may be on their way: grows while acknowledgements come as soon as they can, shrinks when they queue
+    /// up behind each other. What is urgent waits behind all of these bytes, and a slow link must not be taken for a
+    /// dead one.
     pub window: usize,
 }
 
@@ -58,6 +64,8 @@ impl Flights {
             next: 0,
             bytes: 0,
             last_ack: now,
+            best: Duration::MAX,
+            shrunk: now,
             window: window.clamp(NARROW, WIDE),
         }
     }
@@ -102,9 +110,17 @@ impl Flights {
         self.bytes -= flight.bytes;
         self.last_ack = now;
         let took = now.saturating_duration_since(since);
+        // Links change: what was possible once is forgotten over some thousands of acknowledgements.
+        self.best = took.min(self.best.saturating_add(self.best / 2048));
         if took > self.timeout / 2 {
             self.window = (self.window / 2).max(NARROW);
-        } else if took < self.timeout / 8 {
+        } else if took > self.best.saturating_mul(3).saturating_add(QUEUED) {
+            // Once for what was on its way: the effect shows with what is sent after it.
+            if now.saturating_duration_since(self.shrunk) > took {
+                self.window = (self.window / 4 * 3).max(NARROW);
+                self.shrunk = now;
+            }
+        } else if took < self.best.saturating_mul(2).saturating_add(QUEUED / 4) {
             self.window = (self.window + flight.bytes).min(WIDE);
         }
         Some(flight.cargo)
@@ -116,6 +132,13 @@ impl Flights {
             now.saturating_duration_since(*since) > self.timeout
                 && now.saturating_duration_since(self.last_ack) > self.timeout
         })
+    }
+
+    /// The largest that was sent and not acknowledged, with its bytes; among equals the one that went first.
+    pub fn largest(&self) -> Option<(Cargo, usize)> {
+        let sent = self.sent.values().map(|(flight, _)| flight);
+        let largest = sent.max_by_key(|flight| (flight.bytes, std::cmp::Reverse(flight.number)))?;
+        Some((largest.cargo.clone(), largest.bytes))
     }
 
     /// What went first and was never acknowledged.
@@ -150,6 +173,22 @@ mod tests {
         assert_eq!(flights.oldest(), Some(&records(0)));
         assert_eq!(flights.acked(1, now), Some(records(0)));
         assert!(flights.has_room());
+    }
+
+    #[test]
+    fn the_window_grows_until_acknowledgements_queue_up() {
+        let begin = Instant::now();
+        let mut flights = Flights::new(100, Duration::from_secs(10), 64 << 10, begin);
+        // A link of 1 MB/s and 100 ms: what is beyond 100 KB on its way waits in a queue.
+        let mut now = begin + Duration::from_secs(1);
+        for id in 1..=2000 {
+            let queued = Duration::from_micros((flights.window as u64).saturating_sub(100_000));
+            flights.queue(records(1), 10_000, now);
+            flights.sent(id, now);
+            now += Duration::from_millis(100) + queued;
+            flights.acked(id, now);
+        }
+        assert!((100_000..600_000).contains(&flights.window), "{}", flights.window);
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Uplink {
 
     /// The log as far as the cloud has not got it, with rates and forecasts.
     pub async fn log_status(&self) -> Result<LogStatus, StoreError> {
-        let mut status = self.store.log_status(CONSUMER).await?;
+        let mut status = self.store.log_status_from(CONSUMER, self.counters.cursors()).await?;
         self.rates.borrow().complete(&mut status, self.endurance);
         Ok(status)
     }

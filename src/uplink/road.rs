@@ -57,6 +57,8 @@ pub struct Road {
     pub(super) window: usize,
     /// Bytes of a publish, where a broker ended connections over larger ones without saying so.
     pub(super) narrow: usize,
+    /// Positions that were declared lost while the cursor was below them: the next connection begins there again.
+    pub(super) aside: Vec<(Lane, u64)>,
     /// Connections in a row that ended without any acknowledgement.
     pub(super) barren: u32,
     failures: u32,
@@ -93,6 +95,7 @@ impl Road {
             tell_budgets: told.budgets,
             window: 256 << 10,
             narrow: usize::MAX,
+            aside: Vec::new(),
             barren: 0,
             failures: 0,
             spent: 0,

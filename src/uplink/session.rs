@@ -118,7 +118,11 @@ impl<'r> Session<'r> {
         let most = announced.min(256 << 20);
         let in_flight = usize::from(config.in_flight.min(receive_max.unwrap_or(u16::MAX)));
         let encoder = Encoder::new(config.encoding, config.zstd);
-        let drain = Drain::new(road.native.clone(), encoder, cursors, newest, config.live_first);
+        let mut drain = Drain::new(road.native.clone(), encoder, cursors, newest, config.live_first);
+        road.aside.retain(|(lane, position)| *position > cursors[*lane as usize]);
+        for (lane, position) in &road.aside {
+            drain.acknowledge(*lane, &[*position]);
+        }
         let flights = Flights::new(in_flight, config.unacked_timeout, road.window, now);
         let inbox = Inbox::new(road.native.clone(), road.orders.clone());
         Ok(Session {
@@ -306,6 +310,7 @@ impl<'r> Session<'r> {
             let after = self.road.config.unacked_timeout;
             return Err(Down::new(format!("nothing was acknowledged for {after:?}: the link is dead")));
         }
+        self.road.counters.reached(Lane::ALL.map(|lane| self.drain.cursor(lane)));
         let moved: u64 = Lane::ALL.iter().map(|lane| self.drain.cursor(*lane) - self.saved[*lane as usize]).sum();
         if self.saving.is_none() && (moved >= FAR || now >= self.save_due) {
             self.save_due = now + SAVE;

@@ -18,6 +18,8 @@ pub struct Counters {
     acknowledged: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
+    /// How far each lane is acknowledged, which is written down a little later.
+    cursors: [AtomicU64; 4],
     last_error: Mutex<Option<String>>,
 }
 
@@ -36,6 +38,14 @@ impl Counters {
 
     pub fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub fn reached(&self, cursors: [u64; 4]) {
+        self.cursors.iter().zip(cursors).for_each(|(known, now)| known.store(now, Relaxed));
+    }
+
+    pub fn cursors(&self) -> [u64; 4] {
+        std::array::from_fn(|lane| self.cursors[lane].load(Relaxed))
     }
 
     pub fn error(&self, text: String) {

@@ -18,6 +18,7 @@ mod shadow_vectors;
 mod site;
 mod stand_ins;
 mod storm;
+mod uplink_tls;
 mod wishes;
 
 use std::time::{Duration, Instant};

@@ -77,9 +77,7 @@ impl Mosquitto {
             self.port
         );
         fs::write(&config, text).expect("written");
-        self.process = Some(Process(start("mosquitto", &["-c", &config.display().to_string()], Stdio::null())));
-        let port = self.port;
-        super::eventually("mosquitto listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        self.process = Some(mosquitto(&config, self.port));
     }
 
     /// Everything below `filter`, as mosquitto_sub hears it.
@@ -91,6 +89,13 @@ impl Mosquitto {
     pub fn publish(&self, topic: &str, payload: &str) {
         publish(self.port, &[], topic, payload);
     }
+}
+
+/// mosquitto with a configuration file, once it listens on `port`.
+pub fn mosquitto(config: &Path, port: u16) -> Process {
+    let process = Process(start("mosquitto", &["-c", &config.display().to_string()], Stdio::null()));
+    super::eventually("mosquitto listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+    process
 }
 
 /// mosquitto_pub, QoS 1, waiting for the acknowledgement.

@@ -51,10 +51,7 @@ impl Ground {
 
     /// A child with a token of its own.
     pub fn child(&self, gateway: &Gateway, device: &str) -> Child {
-        let (code, answer) = gateway.api("POST", "/v1/credentials", Some(&json!({"device": device, "kind": "token"})));
-        assert_eq!(code, 200, "{answer}");
-        let token = answer["token"].as_str().expect("a token").to_owned();
-        Child { device: device.to_owned(), token, port: self.mqtt, connections: AtomicU32::new(0) }
+        Child::of(gateway, device, self.mqtt)
     }
 
     /// Waits until what the cloud says arrives: the gateway asks for its own topics and its children's in one breath.
@@ -76,12 +73,7 @@ impl Ground {
 
     /// The telemetry of `device` that reached the cloud, in the order of arrival, one by one.
     pub fn telemetry(&self, device: &str) -> Vec<Json> {
-        let heard = self.cloud.on(&format!("devices/{device}/telemetry"));
-        let one_by_one = heard.into_iter().flat_map(|message| match message {
-            Json::Array(many) => many,
-            one => vec![one],
-        });
-        one_by_one.collect()
+        telemetry(&self.cloud, device)
     }
 
     /// What an observer counts who has only what reached the cloud.
@@ -90,6 +82,15 @@ impl Ground {
         self.telemetry(device).iter().for_each(|message| oracle.telemetry(device, message));
         oracle
     }
+}
+
+/// The telemetry of `device` that was heard, in the order of arrival, one by one.
+pub fn telemetry(heard: &Heard, device: &str) -> Vec<Json> {
+    let one_by_one = heard.on(&format!("devices/{device}/telemetry")).into_iter().flat_map(|message| match message {
+        Json::Array(many) => many,
+        one => vec![one],
+    });
+    one_by_one.collect()
 }
 
 /// A child on MQTT: mosquitto_pub and mosquitto_sub with its login.
@@ -101,6 +102,14 @@ pub struct Child {
 }
 
 impl Child {
+    /// With a token of its own, of a gateway that listens on `port`.
+    pub fn of(gateway: &Gateway, device: &str, port: u16) -> Child {
+        let (code, answer) = gateway.api("POST", "/v1/credentials", Some(&json!({"device": device, "kind": "token"})));
+        assert_eq!(code, 200, "{answer}");
+        let token = answer["token"].as_str().expect("a token").to_owned();
+        Child { device: device.to_owned(), token, port, connections: AtomicU32::new(0) }
+    }
+
     fn with_login<T>(&self, with: impl FnOnce(&[&str]) -> T) -> T {
         let id = format!("{}/{}", self.device, self.connections.fetch_add(1, Ordering::Relaxed));
         with(&["-i", &id, "-u", &self.device, "-P", &self.token])

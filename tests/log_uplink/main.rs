@@ -1,5 +1,6 @@
 //! The road to the cloud against a broker nobody here wrote, over a wire that breaks.
 
+mod refusing;
 #[path = "../road/mod.rs"]
 mod road;
 
@@ -19,6 +20,7 @@ use headgate::{
     tasks::Tasks,
     uplink::{self, Surroundings, Uplink},
 };
+use refusing::{Answer, Minding};
 use road::{cloud::Cloud, id, noise, wire::TcpWire};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -298,4 +300,59 @@ async fn a_packet_the_broker_does_not_take_is_split_or_set_aside() {
         gateway.is("live", |state| *state == LinkState::Live).await;
         gateway.stop().await;
     }
+}
+
+fn is_reading(topic: &str) -> bool {
+    topic.ends_with("/telemetry")
+}
+
+/// Waits for `enough`, with a bound.
+async fn until(what: &str, enough: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !enough() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_waited_for_ever_longer_and_nothing_is_lost_over_it() {
+    // 0x97: quota exceeded, for the whole of three connections but for their first reading.
+    let broker = Minding::start(|published| match is_reading(published.topic) && published.connection <= 3 {
+        true if !published.payload.windows(8).any(|part| part == b"\"seq\":1,") => Answer::Ack(0x97),
+        _ => Answer::Ack(0),
+    });
+    let folder = tempfile::tempdir().expect("folder");
+    let gateway = Gateway::start(folder.path(), broker.port, |config| config.batch = 1);
+    gateway.store.append((1..=300).map(|n| reading("a", n)).collect()).await.expect("stored");
+    let seqs = || -> Vec<u64> {
+        broker.records("devices/a/telemetry").iter().map(|record| record["seq"].as_u64().expect("seq")).collect()
+    };
+    until("all readings", || seqs().last() == Some(&300)).await;
+    let mut known = BTreeSet::new();
+    let firsts: Vec<u64> = seqs().into_iter().filter(|seq| known.insert(*seq)).collect();
+    assert_eq!(firsts, (1..=300).collect::<Vec<_>>());
+    assert_eq!(broker.connections(), 4, "one more than it was refused");
+    assert!(broker.records("devices/gw/gaps").is_empty());
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_ends_connections_over_size_gets_smaller_packets_and_what_cannot_be_smaller_is_declared() {
+    // 0x95: packet too large, which it did not announce.
+    let broker = Minding::start(|published| match published.payload.len() {
+        0..=3000 => Answer::Ack(0),
+        _ => Answer::Disconnect(0x95),
+    });
+    let folder = tempfile::tempdir().expect("folder");
+    let gateway = Gateway::start(folder.path(), broker.port, |_| ());
+    let big = format!("{{\"values\":{{\"x\":\"{}\"}}}}", "y".repeat(5000));
+    let mut records: Vec<NewRecord> = (1..=500).map(|n| reading("a", n)).collect();
+    records.insert(250, NewRecord { body: big.into(), ..reading("b", 0) });
+    gateway.store.append(records).await.expect("stored");
+    until("the last reading", || broker.records("devices/a/telemetry").len() >= 500).await;
+    until("the declaration", || broker.records("devices/gw/gaps").iter().any(|gap| gap["cause"] == "too-large")).await;
+    assert!(broker.records("devices/b/telemetry").is_empty());
+    assert!(broker.connections() < 20, "{} connections", broker.connections());
+    gateway.stop().await;
 }

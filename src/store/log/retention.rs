@@ -123,7 +123,7 @@ impl Tail {
         if self.age_is_due() {
             for lane in LOSERS {
                 let born = self.lived().saturating_sub(limits.age[lane as usize]);
-                while let Some(oldest) = oldest(connection, lane)?.filter(|oldest| oldest.lived < born) {
+                while let Some(oldest) = oldest(connection, lane)?.filter(|oldest| oldest.lived <= born) {
                     self.drop_block(connection, &oldest, "age")?;
                 }
             }

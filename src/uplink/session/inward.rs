@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{End, Session};
 use crate::{
     clock,
-    model::record::Record,
+    model::record::{Lane, Record},
     uplink::{
         flights::Cargo,
         inbox::Settled,
@@ -89,12 +89,7 @@ impl Session<'_> {
             Verdict::Never(reason) => {
                 tracing::error!(reason, records = positions.len(), "the broker will never take this; set aside");
                 for position in positions {
-                    let read = self.road.store.read_after(lane, position - 1, 1, 1).await;
-                    let record = read.ok().and_then(|records| records.into_iter().next());
-                    if let Some(record) = record.filter(|record| record.position == position) {
-                        let Record { seq, record, .. } = record;
-                        self.aside(record.device, lane, seq, record.ts, position, "refused").await?;
-                    }
+                    self.abandon(lane, position, "refused").await?;
                 }
                 Ok(())
             }
@@ -121,31 +116,44 @@ impl Session<'_> {
         self.wire.acknowledge(&settled.receipt);
     }
 
-    /// A connection that ends again and again over the same first publish: it may be too large for a broker that
-    /// cannot say so.
+    /// Declares that the record at `position` will not be delivered, if it is still there.
+    async fn abandon(&mut self, lane: Lane, position: u64, cause: &str) -> Result<(), Down> {
+        let read = self.road.store.read_after(lane, position - 1, 1, 1).await;
+        let record = read.ok().and_then(|records| records.into_iter().next());
+        let Some(Record { seq, record, .. }) = record.filter(|record| record.position == position) else {
+            return Ok(());
+        };
+        tracing::error!(device = %record.device, seq, bytes = record.body.len(), cause, "set aside and declared");
+        self.aside(record.device, lane, seq, record.ts, position, cause).await
+    }
+
+    /// What the end of a connection says about the size of what was on its way.
     pub(super) async fn judge_end(&mut self, end: &End) {
         let End::Down(down) = end else { return };
-        let Some(Cargo::Records { lane, positions }) = self.flights.oldest().cloned() else { return };
         if down.minds == Some(Minds::Size) {
-            // It said so: no need to find out by trying.
-            self.road.barren = self.road.barren.max(1);
-        } else if self.acks > 0 || down.minds.is_some() || down.reason.contains("link is dead") {
+            // The broker said so: the largest on its way was meant.
+            if let Some((Cargo::Records { lane, positions }, bytes)) = self.flights.largest() {
+                match positions[..] {
+                    [position] => drop(self.abandon(lane, position, "too-large").await),
+                    _ => self.road.narrow = (bytes / 2).max(256),
+                }
+            }
             return;
         }
+        let Some(Cargo::Records { lane, positions }) = self.flights.oldest().cloned() else { return };
+        if self.acks > 0 || down.minds.is_some() || down.reason.contains("link is dead") {
+            return;
+        }
+        // A connection that ends again and again over the same first publish: it may be too large for a broker that
+        // cannot say so.
         self.road.barren += 1;
         if self.road.barren >= 2 {
             self.road.narrow = (self.bounds.bytes / 4).max(1024);
         }
-        if self.road.barren >= 8 && positions.len() == 1 {
-            let read = self.road.store.read_after(lane, positions[0] - 1, 1, 1).await;
-            let record = read.ok().and_then(|records| records.into_iter().next());
-            if let Some(Record { seq, position, record, .. }) = record
-                && record.body.len() > 4096
-            {
-                tracing::error!(device = %record.device, seq, bytes = record.body.len(), "the broker ends the connection over this record; set aside and declared");
-                let _ = self.aside(record.device, lane, seq, record.ts, position, "too-large").await;
-                self.road.barren = 0;
-            }
+        let large = self.flights.largest().is_some_and(|(_, bytes)| bytes > 4096);
+        if self.road.barren >= 8 && positions.len() == 1 && large {
+            let _ = self.abandon(lane, positions[0], "too-large").await;
+            self.road.barren = 0;
         }
     }
 }

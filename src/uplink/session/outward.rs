@@ -78,6 +78,7 @@ impl Session<'_> {
         let done = self.road.store.set_aside(device, lane, seq, ts, cause).await;
         done.map_err(|error| Down::new(format!("a loss cannot be declared: {error}")))?;
         self.drain.acknowledge(lane, &[position]);
+        self.road.aside.push((lane, position));
         Ok(())
     }
 
