@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
 };
@@ -90,7 +90,12 @@ fn serve(
                         stream.write_all(&[0x40, 2, id[0], id[1]])?;
                     }
                     Answer::Ack(code) => stream.write_all(&[0x40, 3, id[0], id[1], code])?,
-                    Answer::Disconnect(code) => return stream.write_all(&[0xe0, 1, code]),
+                    Answer::Disconnect(code) => {
+                        stream.write_all(&[0xe0, 1, code])?;
+                        // Closed with bytes unread, the connection would be reset and the word lost with it.
+                        stream.shutdown(Shutdown::Write)?;
+                        return std::io::copy(&mut stream, &mut std::io::sink()).map(drop);
+                    }
                 }
             }
             8 => {
