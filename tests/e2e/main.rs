@@ -18,7 +18,6 @@ mod shadow_vectors;
 mod site;
 mod stand_ins;
 mod storm;
-mod uplink_tls;
 mod wishes;
 
 use std::time::{Duration, Instant};
