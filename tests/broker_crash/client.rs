@@ -26,6 +26,8 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     /// Messages the subscriber has got so far.
     pub heard: AtomicU64,
+    /// The subscription stands: what is published from now on must be heard.
+    pub listening: AtomicBool,
     pub faults: Mutex<Vec<String>>,
 }
 
@@ -282,7 +284,10 @@ impl Subscriber {
     fn hear(&mut self, link: &mut Link, known: &mut bool, shared: &Shared) -> io::Result<()> {
         let (first, body) = link.read()?;
         match first >> 4 {
-            9 => *known = true,
+            9 => {
+                *known = true;
+                shared.listening.store(true, Ordering::Relaxed);
+            }
             6 => {
                 self.held.remove(&u16::from_be_bytes([body[0], body[1]]));
                 link.send(&packet(0x70, &body[..2]))?;

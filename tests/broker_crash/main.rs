@@ -100,6 +100,11 @@ fn main() -> ExitCode {
         let shared = shared.clone();
         move || Subscriber::run(port, DEVICES.len(), &shared)
     });
+    let begun = Instant::now();
+    while !shared.listening.load(Ordering::Relaxed) {
+        assert!(begun.elapsed() < PATIENCE, "the subscriber is not heard");
+        thread::sleep(Duration::from_millis(2));
+    }
     let publishers: Vec<_> = DEVICES
         .iter()
         .map(|(device, qos, v5)| {
