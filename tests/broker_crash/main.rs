@@ -7,7 +7,7 @@
 
 mod client;
 #[allow(dead_code)] // shared with other tests
-#[path = "../log_uplink/cloud.rs"]
+#[path = "../road/cloud.rs"]
 mod cloud;
 
 use std::{
