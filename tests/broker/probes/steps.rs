@@ -39,7 +39,7 @@ pub enum Step {
     Closed(&'static str),
     /// Nothing came before the answer to a ping.
     Quiet(&'static str),
-    /// The socket is dropped without DISCONNECT.
+    /// The connection ends without DISCONNECT.
     Drop(&'static str),
     /// Time passes: for intervals that the standard counts in seconds.
     Wait(u64),
@@ -146,6 +146,16 @@ impl Client {
         timeout(patience, read).await.unwrap_or(Some((0, b"nothing came".to_vec())))
     }
 
+    /// Ends the connection without DISCONNECT and waits until the broker has seen it: what others send from then on finds
+    /// nobody there.
+    async fn vanish(mut self) {
+        let gone = async {
+            self.stream.shutdown().await?;
+            tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await
+        };
+        drop(timeout(PATIENCE, gone).await);
+    }
+
     /// The end of the connection: `None` if that is what comes.
     async fn end(&mut self) -> Result<(), String> {
         match self.read().await {
@@ -230,7 +240,9 @@ async fn step_once(
             return Ok(());
         }
         Step::Drop(name) => {
-            clients.remove(name);
+            if let Some(client) = clients.remove(name) {
+                client.vanish().await;
+            }
             return Ok(());
         }
         Step::Up(name, ..) | Step::Refused(name, ..) => {
