@@ -3,8 +3,9 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -21,41 +22,40 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 /// was only in memory is lost, and mounted again from what is on the device.
 pub struct PowerDisk {
     folder: tempfile::TempDir,
+    /// Waits for a line and then shuts the file system down: starting it only then would take longer than many commits.
+    switch: Child,
 }
+
+/// Standard Rust knows no ioctl without unsafe code, Python does: _IOR('X', 125, __u32), and 2 for "no log flush".
+const SWITCH: &str = "import fcntl, os, struct, sys\n\
+                      disk = os.open(sys.argv[1], os.O_RDONLY)\n\
+                      print(flush=True)\n\
+                      if sys.stdin.readline(): fcntl.ioctl(disk, 0x8004587D, struct.pack('I', 2))";
 
 impl PowerDisk {
     pub fn new(megabytes: u64) -> Result<PowerDisk, String> {
-        let disk = PowerDisk { folder: tempfile::tempdir().map_err(|error| error.to_string())? };
-        fs::create_dir(disk.path()).map_err(|error| error.to_string())?;
-        let image = fs::File::create(disk.image()).map_err(|error| error.to_string())?;
-        image.set_len(megabytes << 20).map_err(|error| error.to_string())?;
-        run("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &disk.image().display().to_string()])?;
-        disk.mount()?;
-        Ok(disk)
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let (image, mounted) = (folder.path().join("image"), folder.path().join("mounted"));
+        fs::create_dir(&mounted).map_err(|error| error.to_string())?;
+        fs::File::create(&image).and_then(|file| file.set_len(megabytes << 20)).map_err(|error| error.to_string())?;
+        run("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &image.display().to_string()])?;
+        let switch = mount(&image, &mounted)?;
+        Ok(PowerDisk { folder, switch })
     }
 
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("mounted")
     }
 
-    fn image(&self) -> PathBuf {
-        self.folder.path().join("image")
-    }
-
-    fn mount(&self) -> Result<(), String> {
-        run("mount", &["-o", "loop", &self.image().display().to_string(), &self.path().display().to_string()])
-    }
-
-    /// The power goes: from here on every write and every sync fails.
-    pub fn cut(&self) -> Result<(), String> {
-        // Standard Rust knows no ioctl without unsafe code, Python does: _IOR('X', 125, __u32), and 2 for "no log flush".
-        let script = "import fcntl, os, struct, sys\n\
-                      fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
-        run("python3", &["-c", script, &self.path().display().to_string()])
+    /// The power goes: from here on every write fails, and nearly every sync.
+    pub fn cut(&mut self) {
+        let mut line = self.switch.stdin.take().expect("piped");
+        line.write_all(b"\n").expect("the switch listens");
+        assert!(self.switch.wait().expect("the switch ends").success(), "the file system was not shut down");
     }
 
     /// The power comes back; whoever had files open must be gone.
-    pub fn restore(&self) -> Result<(), String> {
+    pub fn restore(&mut self) -> Result<(), String> {
         let until = Instant::now() + Duration::from_secs(10);
         while let Err(error) = run("umount", &[&self.path().display().to_string()]) {
             if Instant::now() > until {
@@ -63,12 +63,25 @@ impl PowerDisk {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        self.mount()
+        self.switch = mount(&self.folder.path().join("image"), &self.path())?;
+        Ok(())
     }
+}
+
+fn mount(image: &Path, at: &Path) -> Result<Child, String> {
+    run("mount", &["-o", "loop", &image.display().to_string(), &at.display().to_string()])?;
+    let mut switch = Command::new("python3");
+    switch.args(["-c", SWITCH]).arg(at).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut switch = switch.spawn().map_err(|error| format!("python3: {error}"))?;
+    let mut ready = [0];
+    switch.stdout.take().expect("piped").read_exact(&mut ready).map_err(|error| format!("python3: {error}"))?;
+    Ok(switch)
 }
 
 impl Drop for PowerDisk {
     fn drop(&mut self) {
+        let _ = self.switch.kill();
+        let _ = self.switch.wait();
         let _ = run("umount", &["-l", &self.path().display().to_string()]);
     }
 }
