@@ -16,5 +16,7 @@ cargo clippy --locked --all-targets -- -D warnings
 echo "== tests"
 # One failure must not hide the next.
 cargo test --locked --no-fail-fast "$@"
+echo "== bugs that are planted must be caught"
+cargo test --locked --features faults --test log_crash -- named ack-before-commit cursor-before-puback skip-sync
 echo "== without libsystemd"
 cargo check --locked --no-default-features
