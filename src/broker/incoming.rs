@@ -2,7 +2,7 @@
 //!
 //! A refused publish is never silence: a v5 client gets the code in PUBACK or PUBREC; a 3.1.1 client, which would only
 //! send it again for ever, gets its plain ack and the reason on `devices/{d}/errors`. Only where the disk refuses it
-//! gets no ack and the end of its connection, and sends again later.
+//! gets no ack and the end of its connection, and sends again later; the reason is on `errors` then as well.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -239,9 +239,11 @@ impl Connection {
                 if message.qos == 0 {
                     self.hub.totals.lost_ingests.fetch_add(1, Ordering::Relaxed);
                 }
-                if refusal.code == RefusalCode::StoreUnavailable && message.qos > 0 && self.terms.version == Version::V4
-                {
-                    return Err(self.not_stored(packet, &refusal.message));
+                if refusal.code == RefusalCode::StoreUnavailable {
+                    self.tell(&message.topic, &refusal);
+                    if message.qos > 0 && self.terms.version == Version::V4 {
+                        return Err(self.not_stored(packet, &refusal.message));
+                    }
                 }
                 let code = code_of(refusal.code);
                 Ok(Storing::new(self.refusal(&message.topic, message.qos, packet, code, &refusal), None))

@@ -346,6 +346,8 @@ impl<'r> Session<'r> {
     fn saved(&mut self, (at, done): ([u64; 4], Result<(), StoreError>)) {
         match done {
             Ok(()) => self.saved = at,
+            // The store says loudly enough that the disk refuses.
+            Err(error @ StoreError::Unavailable(_)) => tracing::debug!(%error, "the cursor waits for the disk"),
             // It is only a repetition that this costs.
             Err(error) => tracing::warn!(%error, "the cursor could not be written down"),
         }

@@ -19,11 +19,15 @@ const READY: Duration = Duration::from_secs(60);
 pub struct Builder {
     folder: tempfile::TempDir,
     main: String,
+    state: PathBuf,
+    env: Vec<(&'static str, PathBuf)>,
 }
 
 /// A gateway that runs, was killed or was stopped; its folder stays until the test ends.
 pub struct Gateway {
     folder: tempfile::TempDir,
+    state: PathBuf,
+    env: Vec<(&'static str, PathBuf)>,
     child: Option<Child>,
     notify: UnixDatagram,
     /// What it wrote to stderr so far, line by line.
@@ -34,7 +38,8 @@ impl Gateway {
     pub fn builder() -> Builder {
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(folder.path().join("devices.d")).expect("devices.d");
-        Builder { folder, main: String::new() }
+        let state = folder.path().join("state");
+        Builder { folder, main: String::new(), state, env: Vec::new() }
     }
 
     pub fn config_folder(&self) -> &Path {
@@ -42,7 +47,7 @@ impl Gateway {
     }
 
     pub fn state_folder(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.state.clone()
     }
 
     pub fn pid(&self) -> u32 {
@@ -77,7 +82,7 @@ impl Gateway {
 
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "still running");
-        let (child, log) = spawn(self.folder.path());
+        let (child, log) = spawn(self.folder.path(), &self.env);
         self.child = Some(child);
         self.log = log;
         wait_ready(&self.notify, &self.log);
@@ -156,26 +161,38 @@ impl Builder {
         self
     }
 
+    /// Keeps its state in another folder.
+    pub fn state(self, state: PathBuf) -> Self {
+        Self { state, ..self }
+    }
+
+    /// What it finds in its environment, also when it is started again.
+    pub fn env(mut self, name: &'static str, value: PathBuf) -> Self {
+        self.env.push((name, value));
+        self
+    }
+
     pub fn start(self) -> Gateway {
-        let state = self.folder.path().join("state");
-        let main = format!("[gateway]\nid = \"gw\"\nstate = \"{}\"\n{}", state.display(), self.main);
+        let main = format!("[gateway]\nid = \"gw\"\nstate = \"{}\"\n{}", self.state.display(), self.main);
         fs::write(self.folder.path().join("headgate.toml"), main).expect("written");
         let notify = UnixDatagram::bind(self.folder.path().join("notify")).expect("notify socket");
         notify.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
-        let (child, log) = spawn(self.folder.path());
-        let gateway = Gateway { folder: self.folder, child: Some(child), notify, log };
+        let (child, log) = spawn(self.folder.path(), &self.env);
+        let Builder { folder, state, env, .. } = self;
+        let gateway = Gateway { folder, state, env, child: Some(child), notify, log };
         wait_ready(&gateway.notify, &gateway.log);
         gateway
     }
 }
 
-fn spawn(folder: &Path) -> (Child, mpsc::Receiver<String>) {
+fn spawn(folder: &Path, env: &[(&'static str, PathBuf)]) -> (Child, mpsc::Receiver<String>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_headgate"))
         .args(["run", "--config"])
         .arg(folder)
         .env("NOTIFY_SOCKET", folder.join("notify"))
         .env_remove("JOURNAL_STREAM")
         .env_remove("STATE_DIRECTORY")
+        .envs(env.iter().map(|(name, value)| (*name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -5,6 +5,7 @@ mod certificates;
 mod child_jobs;
 mod coap;
 mod commissioning;
+mod disk;
 mod gateway;
 mod identity;
 mod mistakes;
@@ -18,6 +19,7 @@ mod shadow_vectors;
 mod site;
 mod stand_ins;
 mod storm;
+mod uplink_tls;
 mod wishes;
 
 use std::time::{Duration, Instant};
