@@ -82,7 +82,7 @@ async fn is_complete(store: &Store, upto: u64, devices: &[&str]) -> BTreeMap<Str
         ranges.sort_unstable();
         let mut next = 1;
         for (from, to) in ranges.iter() {
-            assert_eq!(*from, next, "{device}: a hole or a double before {from}: {ranges:?}");
+            assert_eq!(*from, next, "{device}: a hole or a double before {from}");
             next = to + 1;
         }
         assert!(next > upto, "{device}: ends at {next}, expected {upto}");
@@ -217,17 +217,14 @@ async fn a_disk_that_refuses_is_waited_for_and_readings_nobody_waited_for_are_ke
     store.append(vec![reading("a", 1, 20)]).await.expect("stored");
     store.stop().await;
     thread.join();
-    // A folder where the file should be: the database cannot be opened until it is gone.
-    let path = folder.path().join("headgate.db");
-    let away = folder.path().join("away");
-    fs::rename(&path, &away).expect("moved");
-    fs::create_dir(&path).expect("in the way");
+    // A folder where the write-ahead log should be: the database cannot be opened until it is gone.
+    let obstacle = folder.path().join("headgate.db-wal");
+    fs::create_dir(&obstacle).expect("in the way");
     let (store, thread) = Store::open_with(folder.path(), options(8 << 20)).expect("boots all the same");
     assert!(matches!(&*store.health().borrow(), StoreHealth::Refusing { .. }));
     store.append(vec![reading("a", 2, 20)]).await.expect_err("not acknowledged");
     store.append_lazy((3..30).map(|n| reading("a", n, 20)).collect()).await.expect("queued");
-    fs::remove_dir(&path).expect("removed");
-    fs::rename(&away, &path).expect("back");
+    fs::remove_dir(&obstacle).expect("removed");
     let mut health = store.health();
     let good = health.wait_for(|health| *health == StoreHealth::Good);
     tokio::time::timeout(Duration::from_secs(10), good).await.expect("recovers").expect("runs");
@@ -239,34 +236,87 @@ async fn a_disk_that_refuses_is_waited_for_and_readings_nobody_waited_for_are_ke
     thread.join();
 }
 
-#[tokio::test]
-async fn a_damaged_database_is_set_aside_salvaged_and_declared() {
-    for (from, to, least) in [(0, 4096, 0), (600 << 10, 640 << 10, 2000)] {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("headgate.db");
+/// A store's files as a kill leaves them: 2000 readings in the database, 2000 more in its write-ahead log.
+async fn killed() -> tempfile::TempDir {
+    let (folder, image) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    for half in 0..2 {
         let (store, thread) = Store::open_with(folder.path(), options(64 << 20)).expect("open");
-        for batch in 0..20 {
-            store.append((0..200).map(|n| reading("a", batch * 200 + n, 300)).collect()).await.expect("stored");
+        for batch in 0..10 {
+            let first = half * 2000 + batch * 200;
+            store.append((first..first + 200).map(|n| reading("a", n, 300)).collect()).await.expect("stored");
         }
         store.set_setting("kept", *b"yes").await.expect("set");
+        if half == 1 {
+            for name in ["headgate.db", "headgate.db-wal"] {
+                fs::copy(folder.path().join(name), image.path().join(name)).expect("copied");
+            }
+        }
         store.stop().await;
         thread.join();
-        let mut bytes = fs::read(&path).expect("database");
-        bytes[from..to].fill(0x5a);
-        fs::write(&path, bytes).expect("damaged");
+    }
+    image
+}
 
-        let (store, thread) = Store::open_with(folder.path(), options(64 << 20)).expect("boots");
+fn spoil(path: &Path, from: u64, length: usize) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::OpenOptions::new().write(true).open(path).expect("file");
+    file.write_all_at(&vec![0x5a; length], from).expect("spoiled");
+}
+
+#[tokio::test]
+async fn whatever_is_damaged_it_starts_and_each_reading_is_there_or_declared() {
+    let image = killed().await;
+    let cut = |path: &Path, bytes: u64| {
+        fs::OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(bytes)).expect("cut off");
+    };
+    let wal = |path: &Path| path.with_file_name("headgate.db-wal");
+    // What is done to the database, whether all of it must be set aside, and how many readings must be left.
+    type Case<'c> = (&'static str, &'c dyn Fn(&Path), bool, usize);
+    let cases: [Case<'_>; 9] = [
+        ("nothing", &|_| (), false, 4000),
+        ("its header", &|path| spoil(path, 0, 100), false, 4000),
+        (
+            "its header and all of its log",
+            &|path| (spoil(path, 0, 100), fs::remove_file(wal(path)).expect("gone")).1,
+            true,
+            2000,
+        ),
+        ("pages in the middle", &|path| spoil(path, 400 << 10, 40 << 10), false, 3000),
+        (
+            "its second half, and its log",
+            &|path| (cut(path, 400 << 10), fs::remove_file(wal(path)).expect("gone")).1,
+            true,
+            500,
+        ),
+        ("all of it", &|path| cut(path, 0), true, 0),
+        ("the header of its log", &|path| spoil(&wal(path), 0, 32), true, 2000),
+        ("the middle of its log", &|path| spoil(&wal(path), 400 << 10, 8 << 10), true, 2500),
+        (
+            "its place is taken",
+            &|path| (fs::remove_file(path).expect("gone"), fs::create_dir(path).expect("made")).1,
+            true,
+            0,
+        ),
+    ];
+    for (what, damage, aside, least) in cases {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("headgate.db");
+        for name in ["headgate.db", "headgate.db-wal"] {
+            fs::copy(image.path().join(name), folder.path().join(name)).expect("copied");
+        }
+        damage(&path);
+        let (store, thread) = Store::open_with(folder.path(), options(64 << 20)).expect(what);
+        let seq = store.append(vec![reading("a", 1, 20)]).await.expect(what)[0];
         // Damage deep inside shows when it is met.
-        let seqs = store.append(vec![reading("a", 1, 20)]).await;
-        let _ = all(&store, Lane::Telemetry).await;
+        let kept = all(&store, Lane::Telemetry).await.len() - 1;
+        assert!(kept >= least, "{what}: {kept} are left");
+        assert!(!aside || store.set_aside_files() == ["headgate.db.damaged-1"], "{what}");
+        assert!(seq > 4000, "{what}: number {seq} is given twice");
         store.settle_gaps().await.expect("settled");
-        if least == 0 {
-            assert!(folder.path().join("headgate.db.damaged-1").exists());
-            let causes = is_complete(&store, seqs.expect("stored")[0], &["a"]).await;
-            assert!(causes["damage"] > 1_000_000, "{causes:?}");
-        } else {
-            assert!(all(&store, Lane::Telemetry).await.len() > least);
-            assert_eq!(store.setting("kept").await.expect("read"), Some(b"yes".to_vec()));
+        let known = is_complete(&store, seq, &["a"]).await;
+        assert_eq!(kept < 4000, known.contains_key("damage"), "{what}: {known:?}");
+        if least > 0 {
+            assert_eq!(store.setting("kept").await.expect("read"), Some(b"yes".to_vec()), "{what}");
         }
         store.stop().await;
         thread.join();

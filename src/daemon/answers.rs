@@ -134,6 +134,15 @@ impl Rooms {
             let text = format!("Nothing can be stored, so nothing is acknowledged: {reason}");
             notices.push(Notice { urgent: true, text });
         }
+        let aside = self.store.set_aside_files();
+        if !aside.is_empty() {
+            let text = format!(
+                "The database was damaged; what could be read of it was taken over, and the loss is declared. The damaged file is \
+                 kept in the state folder until somebody removes it: {}",
+                aside.join(", ")
+            );
+            notices.push(Notice { urgent: true, text });
+        }
         for ending in self.identity.expiring() {
             notices.push(Notice { urgent: ending.severity >= Severity::Major, text: ending.text });
         }

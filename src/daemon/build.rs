@@ -25,7 +25,7 @@ use crate::{
     model::{device::Protocol, ids::DeviceId, time::Millis},
     registry::{self, Configured, Registry},
     rules::{self, Alarms},
-    store::{Store, StoreOptions, WriterThread, time::keep_clock},
+    store::{Store, StoreHealth, StoreOptions, WriterThread, time::keep_clock},
     tasks::Tasks,
     twins::{self, Keeper},
     updates::{self, Updates},
@@ -99,6 +99,9 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
 
     let options = StoreOptions { log: config.log.clone(), gateway: gateway.clone() };
     let (store, writer) = Store::open_with(state.path(), options).context("the database cannot be used")?;
+    if let StoreHealth::Refusing { reason, .. } = &*store.health().borrow() {
+        anyhow::bail!("the database cannot be used: the disk refuses: {reason}");
+    }
     let identity = Identity::open(store.clone(), &config.identity, state.path(), gateway.as_str())
         .await
         .context("keys and certificates cannot be used")?;

@@ -8,6 +8,7 @@ pub mod faults;
 mod migrate;
 mod open;
 mod salvage;
+mod wal;
 mod writer;
 
 pub mod accounts;
@@ -159,6 +160,11 @@ impl Store {
             options: Arc::new(options),
         };
         Ok((store, WriterThread(started.thread)))
+    }
+
+    /// The names of damaged databases that were set aside and still lie beside the one in use.
+    pub fn set_aside_files(&self) -> Vec<String> {
+        self.readers.path.parent().map(salvage::set_aside).unwrap_or_default()
     }
 
     /// Whether writes are taken, and if not why.

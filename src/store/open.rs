@@ -16,7 +16,7 @@ use super::{
 use crate::clock;
 
 /// Bytes of a page, SQLite's default; small pages spare flash where commits are small.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// The log keeps this much even where others fill the file system.
 const LEAST: u64 = 1 << 20;
 /// The shared-memory index of the largest write-ahead log (two of SQLite's 32 KiB regions) is a file of its own.
@@ -64,7 +64,8 @@ impl Database {
 
     /// Opens the file for the first time. Damage is mended, a refusing disk leaves a stand-in that takes nothing.
     pub fn open(&mut self) -> Result<(Connection, log::Tail, log::Watch), StoreError> {
-        let opened = salvage::finish(&self.path).and_then(|()| self.load(self.connect()?));
+        let whole = salvage::finish(&self.path).and_then(|()| salvage::inspect(&self.path));
+        let opened = whole.and_then(|()| self.load(self.connect()?));
         let opened = match opened {
             Err(error) if error.is_damage() => {
                 self.replace(&error.to_string()).and_then(|()| self.load(self.connect()?))
@@ -90,6 +91,9 @@ impl Database {
 
     /// Opens, sets the bounds and migrates.
     fn connect(&self) -> Result<Connection, StoreError> {
+        if !self.path.exists() {
+            salvage::begin(&self.path)?;
+        }
         let mut connection = Connection::open(&self.path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         migrate::prepare(&connection)?;

@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -16,12 +17,50 @@ use super::{
     StoreError, StoreOptions, faults,
     log::{Limits, Tail},
     migrate,
-    open::wal_of,
+    open::{PAGE, wal_of},
+    wal,
 };
 use crate::clock;
 
 /// How far the numbers of a stream are moved on, because the end of it may have been lost after it was sent.
 const AHEAD: u64 = 1_000_000;
+
+/// Finds the damage that SQLite passes over in silence: an empty file is a new database to it, whose write-ahead log it
+/// deletes, and a log ends for it where a frame does not fit, whatever comes after.
+pub fn inspect(path: &Path) -> Result<(), StoreError> {
+    let damaged = |what: &str| Err(StoreError::Damaged(what.into()));
+    let log = fs::metadata(wal_of(path)).map_or(0, |meta| meta.len());
+    match fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => return damaged("something that is no file is in its place"),
+        // It is made whole beside its place, so it was not begun just now.
+        Ok(meta) if meta.len() == 0 => return damaged("the file is empty"),
+        Ok(_) => {}
+        Err(_) if log > 0 => return damaged("the file is gone, its write-ahead log is not"),
+        Err(_) => return Ok(()),
+    }
+    if wal::is_damaged(&wal_of(path)).map_err(disk)? {
+        return damaged("the write-ahead log has lost transactions");
+    }
+    Ok(())
+}
+
+/// Makes a new database, whole or not at all.
+pub fn begin(path: &Path) -> Result<(), StoreError> {
+    let fresh = with(path, ".new");
+    blank(&fresh)?.execute_batch("PRAGMA journal_mode = DELETE")?;
+    fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(disk)?;
+    fs::rename(&fresh, path).map_err(disk)?;
+    sync(path)
+}
+
+/// The damaged databases that lie in `folder`, by name.
+pub fn set_aside(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.contains(".damaged-") && !name.ends_with("-wal") && !name.ends_with("-shm"));
+    names.sort();
+    names
+}
 
 /// Continues a salvage that a kill interrupted.
 pub fn finish(path: &Path) -> Result<(), StoreError> {
@@ -55,9 +94,6 @@ pub fn replace(path: &Path, options: &StoreOptions, why: &str) -> Result<(), Sto
     let _ = fs::remove_file(with(path, "-shm"));
     sync(path)?;
     let fresh = with(path, ".new");
-    for left in [fresh.clone(), wal_of(&fresh), with(&fresh, "-shm")] {
-        let _ = fs::remove_file(left);
-    }
     let saved = build(&fresh, &aside, options)?;
     fs::rename(&fresh, path).map_err(disk)?;
     faults::point("put-in-place");
@@ -72,17 +108,51 @@ fn done(path: &Path) -> Result<(), StoreError> {
     sync(path)
 }
 
-/// A new database with all rows of the old one that can be read; returns how many.
-fn build(fresh: &Path, aside: &Path, options: &StoreOptions) -> Result<u64, StoreError> {
+/// A database with all tables and nothing in them.
+fn blank(fresh: &Path) -> Result<Connection, StoreError> {
+    for left in [fresh.to_owned(), wal_of(fresh), with(fresh, "-shm")] {
+        let _ = fs::remove_file(left);
+    }
     let mut new = Connection::open(fresh)?;
     migrate::prepare(&new)?;
     migrate::run(&mut new)?;
+    Ok(new)
+}
+
+/// Gives a damaged file the hundred bytes without which SQLite looks at nothing of it, where it has lost them; they are
+/// the same in all our databases. A file that is gone becomes one page, so that its write-ahead log is read.
+fn give_header(aside: &Path, fresh: &Path) -> std::io::Result<()> {
+    if aside.is_dir() {
+        return Ok(());
+    }
+    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(aside)?;
+    let (mut known, mut here) = ([0; 100], [0; 16]);
+    fs::File::open(fresh)?.read_exact_at(&mut known, 0)?;
+    let _ = file.read_exact_at(&mut here, 0);
+    if here == known[..16] {
+        return Ok(());
+    }
+    let pages = file.metadata()?.len().div_ceil(PAGE).max(1);
+    file.set_len(pages * PAGE)?;
+    // Its pages, none of them known to be free (sqlite.org/fileformat.html, 1.3).
+    known[28..32].copy_from_slice(&u32::try_from(pages).unwrap_or(u32::MAX).to_be_bytes());
+    known[32..40].fill(0);
+    file.write_all_at(&known, 0)
+}
+
+/// A new database with all rows of the old one that can be read; returns how many.
+fn build(fresh: &Path, aside: &Path, options: &StoreOptions) -> Result<u64, StoreError> {
+    let mut new = blank(fresh)?;
+    // Numbers that stood only in what the write-ahead log has lost are known to nobody.
+    let mut numbers = !wal::is_damaged(&wal_of(aside)).unwrap_or(true);
+    give_header(aside, fresh).map_err(disk)?;
     let old = Connection::open_with_flags(aside, OpenFlags::SQLITE_OPEN_READ_WRITE);
     new.pragma_update(None, "foreign_keys", "OFF")?;
     let mut saved = 0;
-    let mut numbers = true;
     let change = new.transaction()?;
     if let Ok(old) = old {
+        // Reads a file also that has lost its end.
+        let _ = old.pragma_update(None, "writable_schema", "ON");
         let tables: Vec<String> = {
             let sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'migrations'";
             let mut statement = change.prepare(sql)?;
@@ -102,6 +172,8 @@ fn build(fresh: &Path, aside: &Path, options: &StoreOptions) -> Result<u64, Stor
         let base = u64::try_from(clock::now().seconds()).unwrap_or(1) * 1000;
         let sql = "INSERT OR REPLACE INTO settings VALUES ('log.seq-base', ?1)";
         change.execute(sql, [base.to_string().into_bytes()])?;
+        // All blocks are read for the numbers in them, not only those after a snapshot.
+        change.execute("DELETE FROM log_lanes", [])?;
     }
     let (mut tail, _) = Tail::load(&change, options.gateway.clone())?;
     declare(&mut tail, &change)?;
@@ -153,6 +225,7 @@ fn copy(old: &Connection, new: &Connection, table: &str) -> (u64, bool) {
 /// Moves every stream on and declares what may have been lost: holes within what was read, and the unknown end.
 fn declare(tail: &mut Tail, connection: &Connection) -> Result<(), StoreError> {
     let mut lost = tail.holes(connection)?;
+    lost.iter_mut().for_each(|gap| tail.leave_base(gap));
     lost.extend(tail.skip_ahead(AHEAD));
     for gap in lost {
         tail.declare(connection, gap)?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     Gap, SQL,
@@ -60,12 +60,27 @@ impl Tail {
 
     /// Takes a block that cannot be unpacked out of the log, and declares what is missing without it.
     pub(in crate::store) fn mend(&mut self, connection: &Connection, lane: Lane, first: u64) -> Result<(), StoreError> {
+        let count =
+            connection.prepare_cached(SQL[lane as usize].count)?.query_row([first], |row| row.get(0)).optional()?;
+        count_drops(connection, "damage", count.unwrap_or(0))?;
         connection.prepare_cached(SQL[lane as usize].drop)?.execute([first])?;
         self.close_block(lane, first);
         for gap in self.holes(connection)? {
             self.declare(connection, gap)?;
         }
         Ok(())
+    }
+
+    /// A stream of which readings are left, but not its number: declared from the last of them, where one of which
+    /// nothing is left is declared from 1.
+    pub(in crate::store) fn leave_base(&mut self, gap: &mut Gap) {
+        if self.base > 0
+            && gap.to_seq == self.base
+            && let Some(seqs) = self.streams.get_mut(&gap.device)
+        {
+            gap.to_seq += 1;
+            seqs[gap.lane as usize] = gap.to_seq;
+        }
     }
 
     /// Moves every stream on by `far` numbers, which are declared as lost.

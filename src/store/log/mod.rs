@@ -44,6 +44,7 @@ struct LaneSql {
     /// First position, count and birth of the oldest block.
     oldest: &'static str,
     data: &'static str,
+    count: &'static str,
     drop: &'static str,
     /// The latest birth of a block.
     lived: &'static str,
@@ -58,6 +59,7 @@ macro_rules! lane_sql {
             holding: concat!("SELECT MAX(first) FROM ", $table, " WHERE first <= ?1"),
             oldest: concat!("SELECT first, count, lived FROM ", $table, " ORDER BY first LIMIT 1"),
             data: concat!("SELECT data FROM ", $table, " WHERE first = ?1"),
+            count: concat!("SELECT count FROM ", $table, " WHERE first = ?1"),
             drop: concat!("DELETE FROM ", $table, " WHERE first = ?1"),
             newest: concat!("SELECT COALESCE((SELECT last_ts FROM ", $table, " ORDER BY first DESC LIMIT 1), 0)"),
             lived: concat!("SELECT COALESCE((SELECT lived FROM ", $table, " ORDER BY first DESC LIMIT 1), 0)"),
