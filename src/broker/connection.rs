@@ -40,7 +40,8 @@ use crate::{
 
 /// Packets handled before others get their turn.
 const TURN: usize = 64;
-/// Bytes read at once at most: a thousand busy children have a buffer each.
+/// Bytes read at once at least, and at most: a thousand busy children have a buffer each.
+const ROOM: usize = 4 * 1024;
 const AT_ONCE: usize = 16 * 1024;
 /// Messages whose ack is outstanding before the socket is left unread.
 const OUTSTANDING: usize = 512;
@@ -90,6 +91,17 @@ pub enum End {
     Gone(String),
 }
 
+/// Writes some of `output`; once it is empty, what still waits below. Bytes written.
+async fn send(socket: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> std::io::Result<usize> {
+    if output.is_empty() {
+        return socket.flush().await.map(|()| 0);
+    }
+    match socket.write_buf(output).await? {
+        0 => Err(std::io::Error::other("the connection closed")),
+        n => Ok(n),
+    }
+}
+
 impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
         End::Fault(fault)
@@ -122,6 +134,8 @@ pub struct Connection {
     wrote: Instant,
     /// More whole packets lie in `input`.
     more: bool,
+    /// Bytes left `output` and wait below: in TLS records or frames that the socket did not take.
+    unflushed: bool,
 }
 
 impl Connection {
@@ -153,6 +167,7 @@ impl Connection {
             heard: now,
             told_seen: now,
             wrote: now,
+            unflushed: false,
             attached,
         }
     }
@@ -249,22 +264,26 @@ impl Connection {
             if let Some((packets, ticket)) = self.writer.fill(&session, &hub, &mut self.output) {
                 self.answering.push_back(Storing::new(Ack::LetGo { packets }, Some(ticket)));
             }
-            if before == 0 {
+            if before == 0 && !self.unflushed {
                 self.wrote = Instant::now();
             }
             let pressed = hub.journal.under_pressure();
             let reading = !self.more && !pressed && self.may_take();
             let more = self.more && !pressed && self.may_take();
+            // the tail of a buffer would cut off one message, and cost it a commit of its own
+            if reading && self.input.capacity() - self.input.len() < ROOM {
+                self.input.reserve(ROOM);
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
                     return Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into());
                 }
                 _ = self.attached.control.changed() => {}
-                written = socket.write_buf(&mut self.output), if !self.output.is_empty() => match written {
-                    Ok(0) => return Err(End::Gone("the connection closed".into())),
+                written = send(socket, &mut self.output), if self.unflushed || !self.output.is_empty() => match written {
                     Ok(n) => {
                         self.wrote = Instant::now();
+                        self.unflushed = n > 0 && !matches!(socket.flush().now_or_never(), Some(Ok(())));
                         session.counters.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
                         hub.totals.bytes_sent.fetch_add(n as u64, Ordering::Relaxed);
                     }
@@ -273,10 +292,6 @@ impl Connection {
                 () = Committing::front(&mut self.committing) => {}
                 () = Storing::front(&mut self.storing) => {}
                 () = Storing::front(&mut self.answering) => {}
-                permit = hub.inbound.reserve(), if !self.outbox.is_empty() => match permit {
-                    Ok(permit) => permit.send(std::mem::take(&mut self.outbox)),
-                    Err(_) => return Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into()),
-                },
                 () = session.wake.notified(), if self.output.len() < HIGH_WATER => {}
                 read = reader.read_buf(&mut self.input), if reading => match read {
                     Ok(0) => return Err(End::Gone("the connection closed without DISCONNECT".into())),
@@ -295,6 +310,11 @@ impl Connection {
                     }
                     Err(error) => return Err(End::Gone(error.to_string())),
                 },
+                // after the socket: what has arrived together is committed together
+                permit = hub.inbound.reserve(), if !self.outbox.is_empty() => match permit {
+                    Ok(permit) => permit.send(std::mem::take(&mut self.outbox)),
+                    Err(_) => return Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into()),
+                },
                 () = hub.journal.relieved(), if pressed => {}
                 () = &mut timer => {
                     let next = self.clocks()?;
@@ -307,7 +327,7 @@ impl Connection {
 
     /// Whether another packet may be looked at: nothing of this client is piled up anywhere.
     fn may_take(&self) -> bool {
-        self.outbox.is_empty() && self.outstanding() < OUTSTANDING && self.output.len() < 4 * HIGH_WATER
+        self.outstanding() < OUTSTANDING && self.output.len() < 4 * HIGH_WATER
     }
 
     fn outstanding(&self) -> usize {
@@ -327,13 +347,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles whole packets in the input, up to one turn's worth, and hands the keeper what they brought.
+    /// Handles whole packets in the input, up to one turn's worth.
     fn packets(&mut self) -> Result<(), End> {
         if !self.more || self.hub.journal.under_pressure() {
             return Ok(());
         }
         for _ in 0..TURN {
-            // the outbox gathers over one turn, and the turn is bounded
             if self.outstanding() >= OUTSTANDING || self.output.len() >= 4 * HIGH_WATER {
                 break;
             }
@@ -347,11 +366,6 @@ impl Connection {
             }
             let packet = wire::packet(self.terms.version, frame)?;
             self.packet(packet)?;
-        }
-        if !self.outbox.is_empty()
-            && let Ok(permit) = self.hub.inbound.try_reserve()
-        {
-            permit.send(std::mem::take(&mut self.outbox));
         }
         Ok(())
     }
@@ -400,7 +414,8 @@ impl Connection {
     /// Keep-alive and slow readers. When to look again.
     fn clocks(&self) -> Result<Duration, Fault> {
         let now = Instant::now();
-        if !self.output.is_empty() && now.duration_since(self.wrote) > self.hub.limits.write_within {
+        if (self.unflushed || !self.output.is_empty()) && now.duration_since(self.wrote) > self.hub.limits.write_within
+        {
             return Err(Fault::new(reason::IMPLEMENTATION, "the client takes nothing from its connection"));
         }
         let Some(keep_alive) = self.terms.keep_alive else { return Ok(LOOK) };

@@ -127,7 +127,8 @@ impl Journal {
             newer.changes.into_iter().flatten().for_each(|c| now.add(c));
             now.waiting = newer.waiting;
         }
-        for waiting in batch.waiting {
+        // the last first, as whoever waits waits for the oldest of its own
+        for waiting in batch.waiting.into_iter().rev() {
             let _ = waiting.send(result.clone());
         }
         self.relief.notify_waiters();

@@ -204,7 +204,8 @@ impl Keeping {
         let done = self.begin(weight);
         let then = move |result: Result<(), _>| {
             let answer = result.as_ref().copied().map_err(unavailable);
-            for reply in replies {
+            // The last first: a door waits for its oldest message, and finds the others answered when it wakes.
+            for reply in replies.into_iter().rev() {
                 let _ = reply.send(answer.clone());
             }
             let _ = done.send(Done::Stored { weight, after, good: result.is_ok() });

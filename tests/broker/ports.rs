@@ -1,9 +1,12 @@
 //! The same broker through TLS and WebSocket.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use headgate::broker::Kind;
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::watch,
+};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
     client_async,
@@ -86,6 +89,74 @@ async fn tls_and_websocket_carry_the_same_and_a_silent_caller_delays_nobody() {
     over_tls.nothing().await;
     stand.stop().await;
 }
+
+/// What TLS and frames hold back while the socket is full must leave when it is not, without another message to push it.
+#[tokio::test]
+async fn a_slow_reader_gets_the_last_byte_through_every_door() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (server, client) = certificate();
+    let (_swap, configs) = watch::channel(server);
+    let mut config = config();
+    let any = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    (config.tls, config.websocket, config.websocket_tls) = (any.clone(), any.clone(), any);
+    let stand = Stand::with(folder.path(), config, open(), Some(configs), Arc::new(|_| Ok(()))).await;
+    let mut writer = Client::connect(stand.address(), &v5("writer")).await;
+    let payload = "z".repeat(16 * 1024);
+    for kind in [Kind::Tcp, Kind::Tls, Kind::WebSocket, Kind::WebSocketTls] {
+        // the first reader, who never reads, shows what fits on the way; the second gets just that
+        let mut fits = 1000;
+        for id in ["measure", "reader"] {
+            let mut reader = reader(&stand, kind, &client, id).await;
+            assert_eq!(reader.subscribe("burst", 0).await, 0);
+            for count in 0..fits {
+                assert_eq!(writer.publish("burst", &payload, 2).await, 0);
+                if !written(&stand, id, (count + 1) * payload.len()).await {
+                    fits = count;
+                    break;
+                }
+            }
+            for _ in 0..if id == "reader" { fits } else { 0 } {
+                assert_eq!(reader.take().await.payload.len(), payload.len(), "{}", kind.name());
+            }
+        }
+    }
+    stand.stop().await;
+}
+
+/// Whether so many bytes and more left for this client's socket, or soon do.
+async fn written(stand: &Stand, id: &str, bytes: usize) -> bool {
+    for _ in 0..100 {
+        let row = stand.broker.status().into_iter().find(|row| row.client_id == id).expect("row");
+        if row.bytes_out > bytes as u64 {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    false
+}
+
+/// A client with a small window.
+async fn reader(stand: &Stand, kind: Kind, tls: &Arc<rustls::ClientConfig>, id: &str) -> Client<Box<dyn Both>> {
+    let socket = TcpSocket::new_v4().expect("socket");
+    socket.set_recv_buffer_size(4096).expect("a small window");
+    let tcp = socket.connect(stand.at(kind)).await.expect("tcp");
+    let mut carried: Box<dyn Both> = Box::new(tcp);
+    if kind.encrypted() {
+        let name = rustls_pki_types::ServerName::try_from("localhost").expect("name");
+        carried = Box::new(TlsConnector::from(tls.clone()).connect(name, carried).await.expect("tls"));
+    }
+    if matches!(kind, Kind::WebSocket | Kind::WebSocketTls) {
+        let mut request = "ws://localhost/mqtt".into_client_request().expect("request");
+        request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
+        carried = Box::new(Box::pin(stream(client_async(request, carried).await.expect("websocket").0)));
+    }
+    let (client, _, code, _) = Client::over(carried, &v4(id)).await;
+    assert_eq!(code, 0);
+    client
+}
+
+trait Both: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Both for S {}
 
 async fn talk(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, witness: &mut Client) {
     let (mut client, _, code, _) = Client::over(stream, &v5("over-websocket")).await;
