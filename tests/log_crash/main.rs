@@ -57,7 +57,7 @@ enum Weather {
     Random,
     /// No cloud at all.
     Away,
-    /// Whole at first; then it swallows what is on its way, and the process lives on for a while.
+    /// Whole at first; then it swallows what is on its way, and the process lives on until it has noticed.
     Swallows,
 }
 
@@ -119,7 +119,8 @@ fn live(run: &Run<'_>, ground: &Ground, wire: &TcpWire, child: &mut Child, point
             wire.heal();
             millis(300, 300);
             wire.stall();
-            millis(700, 100);
+            // Longer than the process takes to notice (`unacked_timeout` of the child): it writes its cursor down then.
+            millis(1400, 100);
         }
         Weather::Random => {
             trouble();
