@@ -15,6 +15,7 @@ use super::{
 use crate::model::{
     alarm::Alarm,
     device::{Lifecycle, Presence},
+    drift::Compliance,
     event::{LinkState, Severity},
     time::Millis,
     view::{BudgetStatus, Connection, DeviceRow, LogStatus, Overview},
@@ -129,6 +130,7 @@ fn render(
     ];
     parts.extend(more.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")));
     line("devices", parts.join(", "));
+    line("", compliance(&overview.compliance, paint));
     for (index, text) in connections::lines(connections, overview.now).into_iter().enumerate() {
         line(if index == 0 { "broker" } else { "" }, text);
     }
@@ -164,6 +166,17 @@ fn told(alarm: &Alarm, now: Millis, paint: &Paint) -> String {
     match alarm.active && alarm.severity >= Severity::Major {
         true => paint.bad(&text),
         false => paint.warn(&text),
+    }
+}
+
+/// How many devices are what they should be, and what the others are not.
+fn compliance(counts: &Compliance, paint: &Paint) -> String {
+    let as_wanted = format!("{} of {} as they should be", counts.compliant, counts.devices);
+    let kinds = [(counts.configuration, "configuration"), (counts.firmware, "firmware"), (counts.identity, "identity")];
+    let drifted: Vec<String> = kinds.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} in {word}")).collect();
+    match drifted.is_empty() {
+        true => as_wanted,
+        false => paint.warn(&format!("{as_wanted}; drifted: {}, {} alarmed", drifted.join(", "), counts.alarmed)),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::read::Section;
-use crate::model::{alarm::CERTIFICATE_EXPIRY, event::Severity, ids::DeviceId};
+use crate::model::{alarm, event::Severity, ids::DeviceId};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
@@ -39,7 +39,7 @@ pub fn read(root: &Section<'_>) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     for section in root.sections("rule") {
         if let Some(rule) = Rule::read(&section) {
-            if rule.name == CERTIFICATE_EXPIRY {
+            if alarm::OWN.contains(&rule.name.as_str()) {
                 let found = format!("{:?} is the gateway's own type of alarm", rule.name);
                 section.problem("name", found, "give the rule another name");
             }

@@ -26,6 +26,7 @@ use crate::{
             Overview, UpdateView,
         },
     },
+    registry::drift,
     store::StoreError,
     systemd,
 };
@@ -90,9 +91,11 @@ impl Rooms {
     /// The gateway at a glance.
     pub async fn overview(&self, config: ConfigStatus) -> Result<Overview, Refusal> {
         let mut devices = DeviceCounts::default();
-        for device in self.registry.list().await.iter().filter(|device| device.id != self.gateway) {
+        let all = self.registry.list().await;
+        for device in all.iter().filter(|device| device.id != self.gateway) {
             devices.count(device.lifecycle, device.presence);
         }
+        let compliance = self.drift.compliance(all.iter().filter(|device| drift::takes_part(device)).count());
         let log = self.log().await?;
         Ok(Overview {
             gateway: self.gateway.clone(),
@@ -104,6 +107,7 @@ impl Rooms {
             notices: self.notices(&log),
             log,
             devices,
+            compliance,
             connections: self.broker.status().iter().filter(|connection| connection.connected).count(),
             config,
             memory: resident(),
@@ -218,8 +222,8 @@ impl Rooms {
         let row = self.row(device, values, shape.as_ref()).await?;
         let (points, commands) = shape.as_ref().map(described).unwrap_or_default();
         let (address, counters) = about(&self.buses, &config, &id);
-        let (config, drift) = self.keeper.config(&id).await.map_err(unavailable)?.unzip();
-        let drift = drift.flatten().into_iter().collect();
+        let config = self.keeper.config(&id).await.map_err(unavailable)?;
+        let drift = self.drift.of(&id);
         Ok(DeviceView { row, points, commands, connection, config, drift, address, counters })
     }
 

@@ -23,7 +23,7 @@ use crate::{
     jobs::{self, Jobs},
     logging::Logs,
     model::{device::Protocol, ids::DeviceId, time::Millis},
-    registry::{self, Configured, Registry},
+    registry::{self, Configured, Registry, drift},
     rules::{self, Alarms},
     store::{Store, StoreHealth, StoreOptions, WriterThread, time::keep_clock},
     tasks::Tasks,
@@ -43,6 +43,7 @@ pub struct Rooms {
     pub broker: Broker,
     pub keeper: Keeper,
     pub registry: Registry,
+    pub drift: drift::Watch,
     /// Replaced as a whole when `[uplink]` changes.
     pub uplink: watch::Receiver<Uplink>,
     pub updates: Updates,
@@ -136,6 +137,18 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     .await
     .context("the registry cannot be read")?;
     registry.sync(configured(config), None).await;
+    let drift = drift::watch(
+        config.shadows.drift_alarm,
+        drift::DriftPorts {
+            registry: registry.clone(),
+            identity: identity.clone(),
+            store: store.clone(),
+            events: events.clone(),
+        },
+        &stages.registry,
+    )
+    .await
+    .context("the drift of devices cannot be read")?;
 
     let keeper = twins::start(
         config.shadows.clone(),
@@ -281,6 +294,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         broker,
         keeper,
         registry,
+        drift,
         uplink,
         updates,
         alarms,

@@ -1,8 +1,14 @@
 //! Credentials as they may be shown, and what runs out soon.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::{Identity, child::CredentialId, table::Entry};
+use super::{
+    Identity,
+    child::CredentialId,
+    table::{Entry, Table},
+};
 use crate::{
     clock,
     model::{event::Severity, ids::DeviceId, time::Millis},
@@ -68,6 +74,24 @@ impl Identity {
         views
     }
 
+    /// Devices with a credential that was to be renewed by now, or has run out, and that have no later one.
+    pub fn overdue(&self, now: Millis) -> BTreeMap<DeviceId, String> {
+        let (table, mut found) = (self.table(), BTreeMap::new());
+        for entry in table.all().filter(|entry| entry.stored.revoked.is_none()) {
+            let (stored, Some(due)) = (&entry.stored, self.due(entry)) else { continue };
+            let Some(expires) = stored.expires.filter(|_| due <= now) else { continue };
+            if !renewed(&table, entry, expires) {
+                let what = stored.kind.as_str();
+                let text = match expires <= now {
+                    true => format!("the {what} has run out and was not renewed"),
+                    false => format!("the {what} is due and was not renewed"),
+                };
+                found.insert(stored.device.clone(), text);
+            }
+        }
+        found
+    }
+
     /// What runs out or has run out and was not renewed: the gateway's own certificates, and every certificate of a
     /// child that has no later one. Worst first.
     pub fn expiring(&self) -> Vec<Expiring> {
@@ -77,9 +101,7 @@ impl Identity {
         for entry in table.all().filter(|entry| entry.stored.revoked.is_none()) {
             let stored = &entry.stored;
             let Some(expires) = stored.expires else { continue };
-            let renewed = table.of(&stored.device).any(|other| {
-                other.stored.revoked.is_none() && other.stored.expires.is_none_or(|later| later > expires)
-            });
+            let renewed = renewed(&table, entry, expires);
             // Who is not due yet is in time, however near its end may be.
             let early = self.due(entry).is_some_and(|due| due > now);
             let urgent =
@@ -97,6 +119,13 @@ impl Identity {
         found.sort_by(|a, b| (b.severity, a.expires).cmp(&(a.severity, b.expires)));
         found
     }
+}
+
+/// Whether the device has a later credential than this one, or one that does not end.
+fn renewed(table: &Table, entry: &Entry, expires: Millis) -> bool {
+    table
+        .of(&entry.stored.device)
+        .any(|other| other.stored.revoked.is_none() && other.stored.expires.is_none_or(|later| later > expires))
 }
 
 /// How bad it is that something runs out then, and the words for it; `None` while there is time.

@@ -4,8 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{event::Severity, ids::DeviceId, time::Millis};
 
-/// The type of the alarm that a device's certificate, or the gateway's own, runs out. No rule may be called so.
+/// The type of the alarm that a device's certificate, or the gateway's own, runs out.
 pub const CERTIFICATE_EXPIRY: &str = "certificate-expiry";
+/// The types of the alarms that a device has not been for long what it should be.
+pub const CONFIG_DRIFT: &str = "config-drift";
+pub const FIRMWARE_DRIFT: &str = "firmware-drift";
+/// Types of alarms that no rule raises and none clears.
+pub const OWN: [&str; 3] = [CERTIFICATE_EXPIRY, CONFIG_DRIFT, FIRMWARE_DRIFT];
 
 /// The four states are the two flags: an alarm that was cleared before anybody saw it still wants to be seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

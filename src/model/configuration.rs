@@ -180,6 +180,13 @@ impl Standing {
         (!self.alarmed && now.since(self.since) >= patience.alarm).then_some(Step::Alarm)
     }
 
+    /// What is wrong, for people.
+    pub fn text(&self) -> String {
+        let has = self.applied_version.map_or_else(|| "none".to_owned(), |version| format!("version {version}"));
+        let why = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("should have configuration version {}, has {has}{why}", self.desired.version)
+    }
+
     pub fn pushed(&mut self, now: Millis) {
         self.pushes += 1;
         self.pushed = Some(now);

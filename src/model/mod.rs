@@ -5,6 +5,7 @@ pub mod alarm;
 pub mod command;
 pub mod configuration;
 pub mod device;
+pub mod drift;
 pub mod event;
 pub mod executions;
 pub mod ids;

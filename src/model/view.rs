@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use super::{
     command::Door,
     device::{Device, Lifecycle, Presence},
+    drift::{Compliance, Drift},
     event::LinkState,
     ids::DeviceId,
     reading::{Quality, Value},
@@ -30,6 +31,9 @@ pub struct Overview {
     pub link: LinkStatus,
     pub log: LogStatus,
     pub devices: DeviceCounts,
+    /// How many of them are what they should be.
+    #[serde(default)]
+    pub compliance: Compliance,
     /// Children connected to the local broker.
     pub connections: usize,
     pub config: ConfigStatus,
@@ -308,15 +312,16 @@ pub struct ConfigView {
     pub status: Option<String>,
     pub reason: Option<String>,
     pub config: Option<Json>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Drift {
-    /// `configuration`, `firmware`, `identity`, …
-    pub kind: String,
-    pub since: Millis,
-    pub text: String,
+    /// SHA-256 of the configuration's compact JSON, of the one it should have and of the one it acknowledged.
+    #[serde(default)]
+    pub desired_hash: Option<String>,
+    #[serde(default)]
+    pub applied_hash: Option<String>,
+    /// Times it was pushed since it counts or since the device drifted, and when last.
+    #[serde(default)]
+    pub pushes: u32,
+    #[serde(default)]
+    pub pushed: Option<Millis>,
 }
 
 /// One change of a shadow, as its history keeps it.

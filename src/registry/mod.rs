@@ -5,6 +5,7 @@
 //! with what the cloud was told last.
 
 mod book;
+pub mod drift;
 mod entry;
 mod task;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
     clock,
     config::rules::Rule,
     model::{
-        alarm::{Alarm, CERTIFICATE_EXPIRY},
+        alarm::{self, Alarm},
         event::Event,
         ids::DeviceId,
         reading::Reading,
@@ -64,7 +64,7 @@ pub async fn start(
     let listen = move |rules: &[Rule]| drop(told.send_replace((!rules.is_empty()).then(|| to_us.clone())));
     listen(&rules);
     let mut active = Vec::new();
-    let by_rule = |alarm: &Alarm| alarm.active && alarm.kind != CERTIFICATE_EXPIRY;
+    let by_rule = |alarm: &Alarm| alarm.active && !alarm::OWN.contains(&alarm.kind.as_str());
     for alarm in store.alarms().await?.into_iter().filter(by_rule) {
         if rules.iter().any(|rule| rule.name == alarm.kind) {
             active.push((alarm.device, alarm.kind));

@@ -65,7 +65,7 @@ impl Store {
 }
 
 impl Writer {
-    fn step_alarm(
+    pub(super) fn step_alarm(
         &mut self,
         device: DeviceId,
         kind: String,

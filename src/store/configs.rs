@@ -38,16 +38,6 @@ pub enum Assignment {
     },
 }
 
-/// Devices by how they stand to their configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Compliance {
-    pub applied: u64,
-    pub pending: u64,
-    pub rejected: u64,
-    /// Of those, devices for which an alarm was raised.
-    pub alarmed: u64,
-}
-
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Damaged(format!("a stored configuration: {error}")))
 }
@@ -154,29 +144,6 @@ impl Store {
                 all.push((device, read(&text)?));
             }
             Ok(all)
-        })
-        .await
-    }
-
-    /// How many devices stand how.
-    pub async fn compliance(&self) -> Result<Compliance, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT standing ->> '$.status', standing ->> '$.alarmed', COUNT(*)
-                       FROM config_standing GROUP BY 1, 2";
-            let mut select = connection.prepare_cached(sql)?;
-            let mut rows = select.query([])?;
-            let mut counts = Compliance::default();
-            while let Some(row) = rows.next()? {
-                let (status, alarmed, count): (String, bool, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                let count = count.unsigned_abs();
-                match status.as_str() {
-                    "applied" => counts.applied += count,
-                    "rejected" => counts.rejected += count,
-                    _ => counts.pending += count,
-                }
-                counts.alarmed += if alarmed { count } else { 0 };
-            }
-            Ok(counts)
         })
         .await
     }

@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 
 use super::{
-    StoreError, accounts, alarms, artifacts, audit, commands, configs, credentials, desired, devices, executions,
-    history, jobs, log, retained, sessions, settings, shadows, sync, wills,
+    StoreError, accounts, alarms, artifacts, audit, commands, configs, credentials, desired, devices, drifts,
+    executions, history, jobs, log, retained, sessions, settings, shadows, sync, wills,
 };
 
 /// Table owner and its steps, oldest first. Append steps, never edit one that has shipped.
@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("credentials", credentials::MIGRATIONS),
     ("desired", desired::MIGRATIONS),
     ("devices", devices::MIGRATIONS),
+    ("drifts", drifts::MIGRATIONS),
     ("executions", executions::MIGRATIONS),
     ("history", history::MIGRATIONS),
     ("jobs", jobs::MIGRATIONS),

@@ -20,6 +20,7 @@ pub mod configs;
 pub mod credentials;
 pub mod desired;
 pub mod devices;
+pub mod drifts;
 pub mod executions;
 pub mod history;
 pub mod intake;

@@ -14,10 +14,11 @@ use crate::{
     model::{
         command::{Refusal, RefusalCode},
         configuration::{Assigned, Patience, Scope, Standing, Step},
-        event::{Event, Severity},
+        event::Severity,
         ids::DeviceId,
         record::{Kind, NewRecord},
         time::Millis,
+        view::ConfigView,
     },
     store::{StoreError, configs::Assignment},
 };
@@ -125,16 +126,8 @@ impl Keeping {
                 let message = LocalMessage::new(voice::child(device, "config/desired"), payload.to_string());
                 self.voice.say(LocalMessage { retain: true, ..message });
             }
-            Some(Step::Alarm) => {
-                let text = drift_text(standing);
-                self.events.tell(Event::Alarm {
-                    device: device.clone(),
-                    severity: Severity::Minor,
-                    text,
-                    at: clock::now(),
-                });
-            }
-            None => {}
+            // The registry raises the alarm, for this kind of drift and the others.
+            Some(Step::Alarm) | None => {}
         }
     }
 
@@ -213,36 +206,27 @@ pub(super) fn as_fetched(standing: Result<Option<Standing>, StoreError>) -> Resu
     Ok(standing.map_or(Json::Null, |s| json!({ "version": s.desired.version, "config": s.desired.config })))
 }
 
-fn drift_text(standing: &Standing) -> String {
-    let has = standing.applied_version.map_or_else(|| "none".to_owned(), |version| format!("version {version}"));
-    let why = standing.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("should have configuration version {}, has {has}{why}", standing.desired.version)
-}
-
 fn drift_event(device: &DeviceId, standing: &Standing, now: Millis) -> NewRecord {
     let body = json!({
         "type": "config-drift", "severity": Severity::Minor, "since": standing.since,
         "desiredVersion": standing.desired.version, "appliedVersion": standing.applied_version,
-        "message": drift_text(standing),
+        "message": standing.text(),
     });
     NewRecord { device: device.clone(), kind: Kind::Event, name: None, ts: now, body: body.to_string().into() }
 }
 
-/// As the page shows it: the configuration, and the drift where there is one.
-pub(super) fn as_view(standing: &Standing) -> (crate::model::view::ConfigView, Option<crate::model::view::Drift>) {
-    use crate::model::{configuration::Status, view};
+/// As the page shows it.
+pub(super) fn as_view(standing: &Standing) -> ConfigView {
     let number = |version: u64| i64::try_from(version).unwrap_or(i64::MAX);
-    let config = view::ConfigView {
+    ConfigView {
         desired_version: Some(number(standing.desired.version)),
         applied_version: standing.applied_version.map(number),
         status: serde_json::to_value(standing.status).ok().and_then(|word| word.as_str().map(str::to_owned)),
         reason: standing.reason.clone(),
         config: Some(standing.desired.config.clone()),
-    };
-    let drift = (standing.status != Status::Applied).then(|| view::Drift {
-        kind: "configuration".to_owned(),
-        since: standing.since,
-        text: drift_text(standing),
-    });
-    (config, drift)
+        desired_hash: Some(standing.desired.hash.clone()),
+        applied_hash: standing.applied_hash.clone(),
+        pushes: standing.pushes,
+        pushed: standing.pushed,
+    }
 }

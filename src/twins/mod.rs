@@ -44,9 +44,9 @@ use crate::{
         ids::DeviceId,
         shadow::{Document, OWN_SHADOW},
         time::Millis,
-        view::{Change, CommandView, ConfigView, Drift, Live, Trend},
+        view::{Change, CommandView, ConfigView, Live, Trend},
     },
-    store::{Store, StoreError, configs::Compliance},
+    store::{Store, StoreError},
     tasks::Tasks,
 };
 
@@ -179,14 +179,9 @@ impl Keeper {
         self.ask(ask).await.unwrap_or_else(|| Err(gone()))
     }
 
-    /// Which configuration the device should have and which it has, and its drift where they differ.
-    pub async fn config(&self, device: &DeviceId) -> Result<Option<(ConfigView, Option<Drift>)>, StoreError> {
+    /// Which configuration the device should have and which it has, where one counts for it.
+    pub async fn config(&self, device: &DeviceId) -> Result<Option<ConfigView>, StoreError> {
         Ok(self.store.standing(device).await?.map(|standing| config::as_view(&standing)))
-    }
-
-    /// How many devices have the configuration they should have, and how many do not.
-    pub async fn compliance(&self) -> Result<Compliance, StoreError> {
-        self.store.compliance().await
     }
 
     /// Answers when the keeper is alive and makes progress: what the watchdog asks.

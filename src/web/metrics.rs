@@ -97,6 +97,19 @@ fn render(overview: &Overview, connections: &[Connection], logins: &Logins) -> S
     for (presence, count) in counts {
         page.line("headgate_devices", &[("presence", presence)], count);
     }
+    let compliance = &overview.compliance;
+    page.one("headgate_devices_compliant", "gauge", "Devices that are what they should be.", compliance.compliant);
+    page.head("headgate_devices_drifted", "gauge", "Devices that are not what they should be, by kind of drift.");
+    let kinds = [
+        ("configuration", compliance.configuration),
+        ("firmware", compliance.firmware),
+        ("identity", compliance.identity),
+    ];
+    for (kind, count) in kinds {
+        page.line("headgate_devices_drifted", &[("kind", kind)], count);
+    }
+    let help = "Devices of which an alarm was raised for their drift.";
+    page.one("headgate_devices_drift_alarmed", "gauge", help, compliance.alarmed);
     page.one("headgate_config_problems", "gauge", "Problems of the configuration on disk.", overview.config.problems);
     page.one("headgate_broker_connections", "gauge", "Children connected to the local broker.", overview.connections);
     page.one("headgate_logins_total", "counter", "Logins of children that were admitted.", logins.1);

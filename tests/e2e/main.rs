@@ -6,6 +6,7 @@ mod child_jobs;
 mod coap;
 mod commissioning;
 mod disk;
+mod drift;
 mod gateway;
 mod identity;
 mod mistakes;

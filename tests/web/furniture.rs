@@ -8,6 +8,7 @@ use headgate::{
     model::{
         command::Door,
         device::{Device, Lifecycle, Presence, Protocol},
+        drift::Compliance,
         event::LinkState,
         ids::DeviceId,
         jobs::{Job, JobOrder, JobState, JobStatus, Target, TargetStatus},
@@ -321,6 +322,7 @@ impl Plant {
                 card_years: Some(17.2),
                 refusing: None,
             },
+            compliance: Compliance { devices: devices.total, compliant: devices.total, ..Compliance::default() },
             devices,
             connections: 3,
             config: ConfigStatus { loaded: Some(self.started), problems: 2 },

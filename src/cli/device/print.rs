@@ -62,11 +62,22 @@ pub fn one(now: Millis, view: &DeviceView) -> String {
         view.config.as_ref().map(|config| {
             let version = |version: Option<i64>| version.map_or("none".to_owned(), |version| version.to_string());
             let status = config.status.as_deref().unwrap_or("unknown");
-            format!("wanted {}, applied {}: {status}", version(config.desired_version), version(config.applied_version))
+            let pushes = if config.pushes > 0 { format!(", pushed {} times", config.pushes) } else { String::new() };
+            let (wanted, applied) = (version(config.desired_version), version(config.applied_version));
+            format!("wanted {wanted}, applied {applied}: {status}{pushes}")
         }),
     );
     for drift in &view.drift {
-        fact("drift", Some(format!("{}: {}, since {}", drift.kind, drift.text, time(drift.since))));
+        fact(
+            "drift",
+            Some(format!(
+                "{}: {}, since {}{}",
+                drift.kind.word(),
+                drift.text,
+                time(drift.since),
+                if drift.alarmed { ", alarmed" } else { "" }
+            )),
+        );
     }
     fact("open", Some(row.open.join(", ")));
     fact("commands", Some(view.commands.join(", ")));

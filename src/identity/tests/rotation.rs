@@ -138,6 +138,20 @@ async fn what_runs_out_becomes_an_alarm_that_worsens_and_is_cleared() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_due_is_overdue_until_a_later_credential_is_there() {
+    let home = Home::with(short()).await;
+    certificate(&home, "meter-1").await;
+    let shown = home.identity.credentials(Some(&id("meter-1"))).remove(0);
+    let (due, expires) = (shown.renew_after.expect("due"), shown.expires.expect("it ends"));
+    let overdue = |at| home.identity.overdue(at).remove(&id("meter-1"));
+    assert_eq!(overdue(due.plus(-1)), None);
+    assert_eq!(overdue(due).as_deref(), Some("the certificate is due and was not renewed"));
+    assert_eq!(overdue(expires).as_deref(), Some("the certificate has run out and was not renewed"));
+    home.identity.issue(&id("meter-1"), Issue::Token, "test").await.expect("one that does not end");
+    assert_eq!(overdue(expires), None);
+}
+
+#[tokio::test]
 async fn logins_leave_a_trace_and_a_token_in_the_wrong_place_does_not() {
     let home = Home::new().await;
     let issued = home.identity.issue(&id("meter-1"), Issue::Token, "test").await.expect("issue");

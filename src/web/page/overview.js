@@ -145,6 +145,13 @@ function dropped(log) {
   return h("div", { class: "outcome bad" }, `Dropped and declared: ${causes.map(([cause, n]) => `${count(n)} (${cause})`).join(", ")}`);
 }
 
+function complianceLine(counts) {
+  if (!counts) return "";
+  const drifted = ["configuration", "firmware", "identity"].filter((kind) => counts[kind]).map((kind) => `${count(counts[kind])} in ${kind}`);
+  const alarmed = counts.alarmed ? ` · ${count(counts.alarmed)} alarmed` : "";
+  return `${count(counts.compliant)} of ${count(counts.devices)} as they should be${drifted.length ? ` · drifted: ${drifted.join(", ")}${alarmed}` : ""}`;
+}
+
 function devices(overview) {
   const counts = overview.devices;
   const trouble = [...known.devices.values()].filter((device) => mayTalk(device) && device.presence !== "online").slice(0, 5);
@@ -157,7 +164,8 @@ function devices(overview) {
     h("header", {}, h("h2", {}, "Devices"), h("a", { class: "push small soft", href: "#/devices" }, "all")),
     h("div", { class: "setter" },
       h("p", { class: "figure" }, count(counts.online), h("small", {}, ` of ${count(counts.total)} online`)),
-      h("p", { class: "soft small" }, [counts.late && `${counts.late} late`, counts.offline && `${counts.offline} offline`, counts.neverSeen && `${counts.neverSeen} never seen`, counts.waiting && `${counts.waiting} waiting for approval`].filter(Boolean).join(" · ") || "All are well.")),
+      h("p", { class: "soft small" }, [counts.late && `${counts.late} late`, counts.offline && `${counts.offline} offline`, counts.neverSeen && `${counts.neverSeen} never seen`, counts.waiting && `${counts.waiting} waiting for approval`].filter(Boolean).join(" · ") || "All are well."),
+      h("p", { class: "soft small" }, complianceLine(overview.compliance))),
     (trouble.length + waiting.length > 0) && h("ul", { class: "list" }, waiting.map(row), trouble.map(row)));
 }
 

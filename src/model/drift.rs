@@ -1,0 +1,195 @@
+//! Drift: a device is not what it should be, in its configuration, its firmware or its identity. What is found is held
+//! against what was known; time is an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ids::DeviceId, time::Millis};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It has not applied the configuration that counts for it.
+    Configuration,
+    /// It says that it runs another firmware than is desired, or than was installed last.
+    Firmware,
+    /// What it proves itself with was to be renewed and was not.
+    Identity,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 3] = [Kind::Configuration, Kind::Firmware, Kind::Identity];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Configuration => "configuration",
+            Kind::Firmware => "firmware",
+            Kind::Identity => "identity",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Kind> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
+    /// The type of the alarm it becomes. What runs out has one of its own, graver as the end comes nearer.
+    pub fn alarm(self) -> Option<&'static str> {
+        match self {
+            Kind::Configuration => Some(super::alarm::CONFIG_DRIFT),
+            Kind::Firmware => Some(super::alarm::FIRMWARE_DRIFT),
+            Kind::Identity => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drift {
+    pub kind: Kind,
+    pub since: Millis,
+    /// What is wrong, for people.
+    pub text: String,
+    /// It has lasted so long that an alarm was raised.
+    #[serde(default)]
+    pub alarmed: bool,
+}
+
+/// All drift there is.
+pub type Drifts = BTreeMap<(DeviceId, Kind), Drift>;
+
+/// What is to be written down; empty where everything is as it was.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    pub keep: Vec<(DeviceId, Drift)>,
+    pub end: Vec<(DeviceId, Kind)>,
+    /// Kept ones for which the alarm is raised now.
+    pub raise: Vec<(DeviceId, Kind)>,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.keep.is_empty() && self.end.is_empty()
+    }
+}
+
+/// Holds what is found against what is `known`. Drift that was known keeps the time at which it began; `calm` devices
+/// (in maintenance) raise no alarm.
+pub fn plan(
+    known: &Drifts,
+    found: Vec<(DeviceId, Drift)>,
+    calm: &BTreeSet<DeviceId>,
+    patience: i64,
+    now: Millis,
+) -> Plan {
+    let mut plan = Plan::default();
+    let mut still = BTreeSet::new();
+    for (device, mut drift) in found {
+        let key = (device.clone(), drift.kind);
+        let before = known.get(&key);
+        if let Some(before) = before {
+            (drift.since, drift.alarmed) = (before.since, before.alarmed);
+        }
+        let late = now.since(drift.since) >= patience;
+        if drift.kind.alarm().is_some() && late && !drift.alarmed && !calm.contains(&device) {
+            drift.alarmed = true;
+            plan.raise.push(key.clone());
+        }
+        if before != Some(&drift) {
+            plan.keep.push((device, drift));
+        }
+        still.insert(key);
+    }
+    plan.end = known.keys().filter(|key| !still.contains(key)).cloned().collect();
+    plan
+}
+
+/// How many devices are as they should be, and how many are not, by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compliance {
+    /// Devices that take part.
+    pub devices: usize,
+    pub compliant: usize,
+    pub configuration: usize,
+    pub firmware: usize,
+    pub identity: usize,
+    /// Devices of which an alarm was raised for their drift.
+    pub alarmed: usize,
+}
+
+impl Compliance {
+    pub fn count(devices: usize, drifts: &Drifts) -> Compliance {
+        let of = |kind| drifts.keys().filter(|(_, k)| *k == kind).count();
+        let distinct = |some: &dyn Fn(&Drift) -> bool| {
+            drifts.iter().filter(|(_, drift)| some(drift)).map(|((device, _), _)| device).collect::<BTreeSet<_>>().len()
+        };
+        Compliance {
+            devices,
+            compliant: devices.saturating_sub(distinct(&|_| true)),
+            configuration: of(Kind::Configuration),
+            firmware: of(Kind::Firmware),
+            identity: of(Kind::Identity),
+            alarmed: distinct(&|drift| drift.alarmed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400_000;
+
+    fn id(name: &str) -> DeviceId {
+        DeviceId::new(name).expect("an id")
+    }
+
+    fn found(name: &str, kind: Kind, at: i64) -> (DeviceId, Drift) {
+        (id(name), Drift { kind, since: Millis(at), text: "is not what it should be".into(), alarmed: false })
+    }
+
+    /// What is known after the plan was carried out.
+    fn after(mut known: Drifts, plan: &Plan) -> Drifts {
+        plan.end.iter().for_each(|key| drop(known.remove(key)));
+        known.extend(plan.keep.iter().map(|(device, drift)| ((device.clone(), drift.kind), drift.clone())));
+        known
+    }
+
+    #[test]
+    fn drift_keeps_its_beginning_raises_one_alarm_and_ends() {
+        let none = BTreeSet::new();
+        let begun = plan(&Drifts::new(), vec![found("a", Kind::Firmware, 5)], &none, DAY, Millis(5));
+        assert_eq!((begun.keep.len(), begun.raise.len()), (1, 0));
+        let known = after(Drifts::new(), &begun);
+        let same = plan(&known, vec![found("a", Kind::Firmware, DAY)], &none, DAY, Millis(DAY));
+        assert!(same.is_empty(), "the same again is not written: {same:?}");
+        let late = plan(&known, vec![found("a", Kind::Firmware, DAY + 5)], &none, DAY, Millis(DAY + 5));
+        assert_eq!(late.raise, vec![(id("a"), Kind::Firmware)]);
+        let known = after(known, &late);
+        assert_eq!(known[&(id("a"), Kind::Firmware)].since, Millis(5));
+        let again = plan(&known, vec![found("a", Kind::Firmware, 3 * DAY)], &none, DAY, Millis(3 * DAY));
+        assert!(again.is_empty() && again.raise.is_empty());
+        let over = plan(&known, Vec::new(), &none, DAY, Millis(4 * DAY));
+        assert_eq!(over.end, vec![(id("a"), Kind::Firmware)]);
+    }
+
+    #[test]
+    fn a_device_in_maintenance_drifts_and_raises_its_alarm_when_it_is_back_at_work() {
+        let begun = plan(&Drifts::new(), vec![found("a", Kind::Configuration, 0)], &BTreeSet::new(), DAY, Millis(0));
+        let known = after(Drifts::new(), &begun);
+        let calm = BTreeSet::from([id("a")]);
+        let later = |calm| plan(&known, vec![found("a", Kind::Configuration, 2 * DAY)], calm, DAY, Millis(2 * DAY));
+        assert!(later(&calm).is_empty());
+        assert_eq!(later(&BTreeSet::new()).raise.len(), 1);
+    }
+
+    #[test]
+    fn a_device_that_drifts_twice_is_one_device_that_does_not_comply() {
+        let all = vec![found("a", Kind::Firmware, 0), found("a", Kind::Identity, 0), found("b", Kind::Firmware, 0)];
+        let known = after(Drifts::new(), &plan(&Drifts::new(), all, &BTreeSet::new(), 0, Millis(1)));
+        let counts = Compliance::count(5, &known);
+        assert_eq!((counts.compliant, counts.firmware, counts.identity, counts.configuration), (3, 2, 1, 0));
+        assert_eq!(counts.alarmed, 2, "what runs out has an alarm of its own");
+    }
+}
