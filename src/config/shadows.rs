@@ -27,7 +27,7 @@ pub struct Shadows {
     pub config_ack: Duration,
     /// How often a configuration is pushed before the gateway gives up until something changes.
     pub config_pushes: u32,
-    /// A device that has drifted for this long raises an alarm.
+    /// A device that has drifted for this long, in its configuration or its firmware, raises an alarm.
     pub drift_alarm: Duration,
 }
 

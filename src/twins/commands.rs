@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::{
     done::Done,
-    keeper::{Keeping, unavailable},
-    voice,
+    keeper::{Child, Keeping, unavailable},
+    pursuit, voice,
 };
 use crate::{
     bus::{LocalMessage, Outcome, Reply, ToDriver},
@@ -157,7 +157,15 @@ impl Keeping {
         response: Option<CommandResponse>,
         result: Result<bool, StoreError>,
     ) {
-        self.child(device).calls.remove(&command.command_id);
+        let child = self.child(device);
+        child.calls.remove(&command.command_id);
+        // Without an answer it waits: for a driver that had too much to do, not for a return that may never be told.
+        if response.is_none() && child.driver.is_some() {
+            child.call_again = Some(clock::now().plus(pursuit::pause(child.busy)));
+            child.busy = child.busy.saturating_add(1);
+        } else {
+            child.busy = 0;
+        }
         match (result, response) {
             (Ok(true), Some(response)) => {
                 // The local broker shows what a child on MQTT would have said itself.
@@ -169,6 +177,17 @@ impl Keeping {
             (Err(error), _) => {
                 tracing::warn!(%device, command = command.command_id, %error, "what became of a command could not be stored");
             }
+        }
+    }
+
+    /// Once a second: drivers that were too busy for a command are asked again.
+    pub fn call_again(&mut self, now: Millis) {
+        let due = |child: &Child| child.call_again.is_some_and(|at| at <= now);
+        let devices: Vec<DeviceId> =
+            self.children.iter().filter(|(_, child)| due(child)).map(|(device, _)| device.clone()).collect();
+        for device in devices {
+            self.child(&device).call_again = None;
+            self.resend_commands(&device);
         }
     }
 

@@ -119,9 +119,30 @@ impl Keeping {
         });
     }
 
+    /// A child comes for its configuration. That it was pushed is on disk before the broker's retained message is, and a
+    /// kill may lie between the two: once after each start it is said again, as the push it was.
+    pub fn config_level(&mut self, device: &DeviceId) {
+        if self.child(device).config_said {
+            return;
+        }
+        let (store, done, device) = (self.store.clone(), self.loose_end(), device.clone());
+        self.tasks.spawn("configuration for a child that comes", async move {
+            match store.standing(&device).await {
+                // What was never pushed is due, and on its way.
+                Ok(Some(standing)) if standing.pushes > 0 => {
+                    let (step, standing) = (Some(Step::Push), Box::new(standing));
+                    let _ = done.send(Done::ConfigStep { device, step, standing });
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%device, %error, "the configuration of a device could not be read"),
+            }
+        });
+    }
+
     pub fn config_step(&mut self, device: &DeviceId, step: Option<Step>, standing: &Standing) {
         match step {
             Some(Step::Push) => {
+                self.child(device).config_said = true;
                 let payload = json!({ "version": standing.desired.version, "config": standing.desired.config });
                 let message = LocalMessage::new(voice::child(device, "config/desired"), payload.to_string());
                 self.voice.say(LocalMessage { retain: true, ..message });

@@ -91,9 +91,14 @@ pub(super) struct Child {
     pub remarks: Remarks,
     /// Commands its driver is carrying out.
     pub calls: HashSet<String>,
+    /// How often its driver was too busy for a command, one after the other, and when it is asked again.
+    pub busy: u32,
+    pub call_again: Option<Millis>,
     pub connected: bool,
     /// The configuration it says it runs.
     pub config_runs: Option<u64>,
+    /// Its configuration was said since the start.
+    pub config_said: bool,
     /// When the registry was last told that it was heard, and it was last told of an error.
     seen: i64,
     blamed: i64,
@@ -207,6 +212,9 @@ impl Keeping {
                 if voice::receives(&filter, &voice::child(&device, "delta")) {
                     self.level(&device).await;
                 }
+                if voice::receives(&filter, &voice::child(&device, "config/desired")) {
+                    self.config_level(&device);
+                }
                 if voice::may_receive_below(&filter, &voice::child(&device, "commands")) {
                     self.resend_commands(&device);
                 }
@@ -292,6 +300,7 @@ impl Keeping {
     async fn tick(&mut self, now: Millis) {
         self.pursue_due(now).await;
         self.expire_commands(now);
+        self.call_again(now);
         self.job_timers(now);
         self.config_tick(now);
         if now.seconds() % 3600 == 0

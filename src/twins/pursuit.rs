@@ -125,7 +125,8 @@ fn lock_text(lock: &Lock) -> String {
     }
 }
 
-fn pause(count: u32) -> i64 {
+/// Before the next attempt, after `count` attempts that came to nothing.
+pub(super) fn pause(count: u32) -> i64 {
     FIRST_PAUSE.saturating_mul(1 << count.min(10)).min(LONGEST_PAUSE)
 }
 

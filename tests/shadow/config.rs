@@ -115,3 +115,20 @@ async fn a_device_that_never_takes_its_configuration_raises_an_alarm() {
     assert_eq!((&event["type"], &event["desiredVersion"]), (&json!("config-drift"), &json!(1)));
     assert!(gateway.store.standing(&id("d")).await.expect("read").expect("assigned").alarmed);
 }
+
+#[tokio::test]
+async fn a_push_that_a_kill_took_from_the_broker_is_said_again_to_a_child_that_comes_for_it() {
+    let mut gateway = Gateway::start();
+    gateway.order("d", OrderKind::Config(document(7, json!({"rate": 5})))).await.expect("assigned");
+    gateway.expect("devices/d/config/desired").await;
+    // That it was pushed is on disk; the broker's retained message is not, as after a kill between the two.
+    let mut gateway = gateway.restart().await;
+    let subscribed = |filter: &str| ChildEvent::Subscribed { device: id("d"), filter: filter.into(), at: clock::now() };
+    gateway.children.send(subscribed("devices/d/#")).await.expect("runs");
+    assert_eq!(gateway.expect("devices/d/config/desired").await, document(7, json!({"rate": 5})));
+    let view = gateway.keeper.config(&id("d")).await.expect("read").expect("assigned");
+    assert_eq!(view.pushes, 1, "the same push, said again");
+    gateway.children.send(subscribed("devices/d/config/desired")).await.expect("runs");
+    let again = gateway.said().await;
+    assert!(again.iter().all(|(topic, _)| topic != "devices/d/config/desired"), "the broker has it now: {again:?}");
+}

@@ -244,3 +244,21 @@ async fn a_child_gets_its_commands_when_it_is_there_until_it_answers() {
     let wrong = gateway.publish("devices/m/commands/blink/response", "{}").await.expect_err("refused");
     assert!(wrong.message.contains("commandId"));
 }
+
+#[tokio::test]
+async fn a_command_for_a_driver_that_is_busy_is_given_again_after_a_pause_and_answered_once() {
+    let mut gateway = Gateway::start();
+    let mut inbox = attached(&gateway).await;
+    reachable(&gateway, true).await;
+    gateway.order("m", command("restart", "c1")).await.expect("stored");
+    let (_, reply) = call(&mut inbox).await;
+    reply.send(Err(Refusal::new(RefusalCode::Busy, "too much to do"))).expect("the keeper listens");
+    // Nothing happens meanwhile that would be another reason to ask again.
+    let again = tokio::time::timeout(Duration::from_secs(40), inbox.recv()).await.expect("asked again");
+    let Some(ToDriver::Call { command, reply, .. }) = again else { panic!("{again:?}") };
+    assert_eq!(command.command_id, "c1");
+    let done = CommandResponse { command_id: "c1".into(), status: CommandStatus::Succeeded, result: None };
+    reply.send(Ok(done)).expect("the keeper listens");
+    gateway.expect("devices/m/commands/restart/response").await;
+    assert!(inbox.try_recv().is_err(), "answered: not given again");
+}
