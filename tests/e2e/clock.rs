@@ -36,7 +36,7 @@ impl Clock {
 }
 
 /// What arrived of `room`, one per number, by number.
-fn readings(ground: &Ground, count: usize) -> Vec<Json> {
+fn readings(ground: &Ground, count: u64) -> Vec<Json> {
     eventually(&format!("{count} readings"), || {
         (ground.counted("room").account("room").own.len() == count).then_some(())
     });
@@ -112,7 +112,7 @@ fn jumps_by_hours_and_years_in_both_directions_neither_lose_nor_reorder_anything
         next += 20;
     }
     ground.wire.heal();
-    let all = readings(&ground, next as usize - 1);
+    let all = readings(&ground, next - 1);
     assert_eq!(all.len() as u64, next - 1);
     assert_eq!(ground.counted("room").account("room").disordered, 0);
     drop(connected);
