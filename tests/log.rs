@@ -323,6 +323,27 @@ async fn whatever_is_damaged_it_starts_and_each_reading_is_there_or_declared() {
     }
 }
 
+#[tokio::test]
+async fn of_a_card_that_fails_again_and_again_the_last_damaged_databases_are_kept() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("headgate.db");
+    for n in 1..=12 {
+        let (store, thread) = Store::open_with(folder.path(), options(64 << 20)).expect("it starts");
+        store.append(vec![reading("a", n, 20)]).await.expect("stored");
+        let kept: Vec<String> = (n.saturating_sub(3).max(1)..n).map(|n| format!("headgate.db.damaged-{n}")).collect();
+        assert_eq!(store.set_aside_files(), kept, "after {} failures", n - 1);
+        store.stop().await;
+        thread.join();
+        spoil(&path, 0, fs::metadata(&path).expect("there").len() as usize);
+    }
+    let left: Vec<String> = fs::read_dir(folder.path())
+        .expect("folder")
+        .map(|entry| entry.expect("entry").file_name().into_string().expect("a name"))
+        .filter(|name| name.contains("damaged"))
+        .collect();
+    assert!(left.iter().all(|name| ["-9", "-10", "-11"].iter().any(|kept| name.contains(kept))), "{left:?}");
+}
+
 /// A file system of a few megabytes, where the machine lets us make one.
 struct SmallDisk(tempfile::TempDir);
 

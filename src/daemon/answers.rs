@@ -141,8 +141,8 @@ impl Rooms {
         let aside = self.store.set_aside_files();
         if !aside.is_empty() {
             let text = format!(
-                "The database was damaged; what could be read of it was taken over, and the loss is declared. The damaged file is \
-                 kept in the state folder until somebody removes it: {}",
+                "The database was damaged; what could be read of it was taken over, and the loss is declared. The last few \
+                 damaged files are kept in the state folder until somebody removes them: {}",
                 aside.join(", ")
             );
             notices.push(Notice { urgent: true, text });

@@ -3,7 +3,8 @@
 //! ```text
 //!  marker written ─▶ file renamed to …damaged-<n> ─▶ new file built beside ─▶ renamed into place ─▶ marker removed
 //! ```
-//! A kill at any point is continued at the next start. The damaged file is kept for whoever wants to look at it.
+//! A kill at any point is continued at the next start. The damaged file is kept for whoever wants to look at it; of a card
+//! that fails again and again the last few are kept, so that they do not fill it.
 
 use std::{
     fs,
@@ -24,6 +25,8 @@ use crate::clock;
 
 /// How far the numbers of a stream are moved on, because the end of it may have been lost after it was sent.
 const AHEAD: u64 = 1_000_000;
+/// Damaged databases that are kept at most.
+pub(super) const KEPT: usize = 3;
 
 /// Finds the damage that SQLite passes over in silence: an empty file is a new database to it, whose write-ahead log it
 /// deletes, and a log ends for it where a frame does not fit, whatever comes after.
@@ -53,13 +56,37 @@ pub fn begin(path: &Path) -> Result<(), StoreError> {
     sync(path)
 }
 
-/// The damaged databases that lie in `folder`, by name.
+/// The damaged databases that lie in `folder`, oldest first.
 pub fn set_aside(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.retain(|name| name.contains(".damaged-") && !name.ends_with("-wal") && !name.ends_with("-shm"));
-    names.sort();
+    names.retain(|name| number(name).is_some());
+    names.sort_by_key(|name| number(name));
     names
+}
+
+/// Which of the damaged databases it is, where it is one.
+fn number(name: &str) -> Option<u64> {
+    name.split_once(".damaged-")?.1.parse().ok()
+}
+
+/// A name that none had before, and room for what will bear it.
+fn next_aside(path: &Path) -> PathBuf {
+    let names = set_aside(path.parent().unwrap_or(Path::new(".")));
+    let last = names.last().and_then(|name| number(name)).unwrap_or(0);
+    for name in names.iter().rev().skip(KEPT - 1) {
+        let old = path.with_file_name(name);
+        // Something else in the database's place may have been a folder: one that holds anything is left alone.
+        let removed = if old.is_dir() { fs::remove_dir(&old) } else { fs::remove_file(&old) };
+        match removed {
+            Ok(()) => tracing::warn!(name, kept = KEPT, "the oldest of the damaged databases was removed"),
+            Err(error) => tracing::warn!(name, %error, "the oldest of the damaged databases cannot be removed"),
+        }
+        for beside in [wal_of(&old), with(&old, "-shm")] {
+            let _ = fs::remove_file(beside);
+        }
+    }
+    with(path, &format!(".damaged-{}", last + 1))
 }
 
 /// Continues a salvage that a kill interrupted.
@@ -78,8 +105,7 @@ pub fn replace(path: &Path, options: &StoreOptions, why: &str) -> Result<(), Sto
     let aside = match fs::read_to_string(&marker) {
         Ok(name) => path.with_file_name(name.trim()),
         Err(_) => {
-            let free = (1..).map(|n| with(path, &format!(".damaged-{n}"))).find(|path| !path.exists());
-            let aside = free.expect("numbers do not end");
+            let aside = next_aside(path);
             fs::write(&marker, aside.file_name().unwrap_or_default().as_encoded_bytes()).map_err(disk)?;
             sync(path)?;
             aside

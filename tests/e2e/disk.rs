@@ -8,42 +8,9 @@ use serde_json::json;
 use super::{
     eventually,
     gateway::Gateway,
+    preload::Preload,
     site::{Child, Ground, assert_gap_free, output},
 };
-
-/// A library that stands before the daemon's C library and lets its disk fail.
-struct FailingDisk {
-    folder: tempfile::TempDir,
-}
-
-impl FailingDisk {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        let library = folder.path().join("failing.so").display().to_string();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/failing.c");
-        let said = output("cc", &["-O1", "-shared", "-fPIC", "-o", &library, source, "-ldl"]);
-        assert!(said.is_empty(), "{said}");
-        Self { folder }
-    }
-
-    fn library(&self) -> PathBuf {
-        self.folder.path().join("failing.so")
-    }
-
-    fn orders(&self) -> PathBuf {
-        self.folder.path().join("orders")
-    }
-
-    fn fails(&self, how: &str) {
-        let made = self.folder.path().join("made");
-        fs::write(&made, how).expect("written");
-        fs::rename(made, self.orders()).expect("in place");
-    }
-
-    fn heals(&self) {
-        fs::remove_file(self.orders()).expect("removed");
-    }
-}
 
 /// What a child with MQTT 5 is told of one reading.
 fn told(ground: &Ground, child: &Child, n: u64) -> String {
@@ -72,14 +39,13 @@ fn all_there(ground: &Ground, numbers: std::ops::RangeInclusive<u64>) {
 }
 
 fn waits_for(how: &str, reason: &str) {
-    let (disk, ground) = (FailingDisk::new(), Ground::new());
-    let builder = ground.gateway("").env("LD_PRELOAD", disk.library()).env("HEADGATE_TEST_DISK", disk.orders());
-    let mut gateway = builder.start();
+    let (disk, ground) = (Preload::new("failing.c", "HEADGATE_TEST_DISK"), Ground::new());
+    let mut gateway = disk.around(ground.gateway("")).start();
     let child = ground.child(&gateway, "room");
     assert!(child.measures(1..=50), "before");
     let errors = child.listens("errors");
 
-    disk.fails(how);
+    disk.obeys(how);
     let refused = told(&ground, &child, 51);
     assert!(refused.contains("failed: Implementation specific error"), "{refused}");
     let error = errors.expect("devices/room/errors", |error| error["code"] == "store-unavailable");
@@ -96,7 +62,7 @@ fn waits_for(how: &str, reason: &str) {
         assert!(told(&ground, &child, n).contains("failed"), "acknowledged while nothing can be stored");
     }
 
-    disk.heals();
+    disk.rests();
     gateway.eventually("well again", |gateway| gateway.get("/v1/log")["refusing"].is_null().then_some(()));
     assert!(child.measures(51..=150), "after, without a restart");
     all_there(&ground, 1..=150);

@@ -3,6 +3,7 @@
 mod access;
 mod certificates;
 mod child_jobs;
+mod clock;
 mod coap;
 mod commissioning;
 mod disk;
@@ -12,6 +13,7 @@ mod identity;
 mod mistakes;
 mod operations;
 mod peers;
+mod preload;
 mod reload;
 mod road;
 mod shadow_cloud;
