@@ -24,6 +24,8 @@ struct Reader {
     read: u64,
     /// Not beyond this; without end for the live one.
     end: Option<u64>,
+    /// Records were asked for and are on their way.
+    asked: bool,
     buffer: VecDeque<Record>,
 }
 
@@ -43,13 +45,14 @@ struct LaneDrain {
     live: Option<Reader>,
 }
 
-/// Which stretch wants records: lane, live or not, after which position, and how many.
+/// Which stretch wants records: lane, live or not, after which position, how many, and up to which there are some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     pub lane: Lane,
     pub live: bool,
     pub after: u64,
     pub records: usize,
+    pub upto: u64,
 }
 
 /// All lanes of one connection.
@@ -69,8 +72,8 @@ impl Drain {
                 acked: Acked::new(cursors[index]),
                 late: newest[index],
                 newest: newest[index],
-                backlog: Reader { read: cursors[index], end, buffer: VecDeque::new() },
-                live: split.then(|| Reader { read: newest[index], end: None, buffer: VecDeque::new() }),
+                backlog: Reader { read: cursors[index], end, ..Reader::default() },
+                live: split.then(|| Reader { read: newest[index], ..Reader::default() }),
             }
         };
         Drain { lanes: std::array::from_fn(lane), native, encoder }
@@ -114,15 +117,16 @@ impl Drain {
         }
     }
 
-    /// The most urgent stretch whose buffer runs low.
-    pub fn wanted(&self) -> Option<Wanted> {
-        for (index, lane) in self.lanes.iter().enumerate() {
-            for (live, reader) in [(true, lane.live.as_ref()), (false, Some(&lane.backlog))] {
+    /// The most urgent stretch whose buffer runs low and of which nothing is being read; now it is.
+    pub fn wanted(&mut self) -> Option<Wanted> {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            for (live, reader) in [(true, lane.live.as_mut()), (false, Some(&mut lane.backlog))] {
                 let Some(reader) = reader else { continue };
                 let end = reader.end.unwrap_or(lane.newest);
-                if reader.buffer.len() < AHEAD / 4 && reader.read < end {
+                if !reader.asked && reader.buffer.len() < AHEAD / 4 && reader.read < end {
+                    reader.asked = true;
                     let records = AHEAD.min((end - reader.read) as usize);
-                    return Some(Wanted { lane: Lane::ALL[index], live, after: reader.read, records });
+                    return Some(Wanted { lane: Lane::ALL[index], live, after: reader.read, records, upto: end });
                 }
             }
         }
@@ -136,6 +140,7 @@ impl Drain {
             (Some(live), true) => live,
             _ => &mut lane.backlog,
         };
+        reader.asked = false;
         let mut next = wanted.after + 1;
         let end = reader.end.unwrap_or(u64::MAX);
         for record in records {
@@ -151,11 +156,10 @@ impl Drain {
                 reader.buffer.push_back(record);
             }
         }
-        // Nothing there at all: all of it is gone.
+        // Nothing there at all: all of it is gone that was there when it was asked for.
         if next == wanted.after + 1 {
-            let upto = reader.end.unwrap_or(lane.newest).min(lane.newest);
-            lane.acked.add_all(next, upto);
-            next = upto.max(wanted.after) + 1;
+            lane.acked.add_all(next, wanted.upto);
+            next = wanted.upto + 1;
         }
         reader.read = (next - 1).min(end);
         if lane.backlog.is_done()
@@ -163,6 +167,11 @@ impl Drain {
         {
             lane.backlog = live;
         }
+    }
+
+    /// Whether something urgent is read ahead.
+    pub fn has_urgent(&self) -> bool {
+        !self.lanes[Lane::Urgent as usize].backlog.buffer.is_empty()
     }
 
     /// The next publishes of the most urgent of the first `lanes` lanes; empty where nothing is read ahead. Of late
@@ -287,6 +296,17 @@ mod tests {
         let wanted = drain.wanted().expect("wants");
         drain.fill(wanted, Vec::new());
         assert_eq!((drain.cursor(Lane::Telemetry), drain.wanted()), (20, None));
+    }
+
+    #[test]
+    fn what_is_appended_while_others_are_read_is_not_passed_over() {
+        let mut drain = drain(0, 3, false);
+        let wanted = drain.wanted().expect("wants");
+        assert_eq!(drain.wanted(), None, "asked for already");
+        drain.grown([0, 0, 4, 0]);
+        drain.fill(wanted, Vec::new());
+        assert_eq!(drain.cursor(Lane::Telemetry), 3, "those were dropped");
+        assert_eq!(drain.wanted().map(|wanted| wanted.after), Some(3), "and the one that came is sent");
     }
 
     #[test]

@@ -30,7 +30,7 @@ struct Flight {
 const NARROW: usize = 2 << 10;
 const WIDE: usize = 4 << 20;
 /// How long what is urgent may wait behind what is on its way, beyond what the link takes anyhow.
-const QUEUED: Duration = Duration::from_millis(20);
+const QUEUED: Duration = Duration::from_millis(4);
 
 /// The publishes of one connection that are not acknowledged.
 pub struct Flights {
@@ -78,11 +78,12 @@ impl Flights {
         self.open.is_empty()
     }
 
-    /// Whether another publish may go. Packet ids are reused in turn: the span from the oldest to the newest must stay
-    /// below their number as well, or the client stops.
-    pub fn has_room(&self) -> bool {
+    /// Whether another publish may go; what is urgent does not wait for bytes to be acknowledged. Packet ids are reused
+    /// in turn: the span from the oldest to the newest must stay below their number as well, or the client stops.
+    pub fn has_room(&self, lane: Lane) -> bool {
         let span = self.open.first_key_value().map_or(0, |(oldest, _)| self.next - oldest);
-        self.open.len() < self.most && span < self.most as u64 && (self.bytes < self.window || self.open.is_empty())
+        let bytes = lane == Lane::Urgent || self.bytes < self.window || self.open.is_empty();
+        bytes && self.open.len() < self.most && span < self.most as u64
     }
 
     pub fn queue(&mut self, cargo: Cargo, bytes: usize, now: Instant) {
@@ -162,17 +163,26 @@ mod tests {
         let now = Instant::now();
         let mut flights = Flights::new(3, Duration::from_secs(10), WIDE, now);
         for n in 0..3 {
-            assert!(flights.has_room());
+            assert!(flights.has_room(Lane::Telemetry));
             flights.queue(records(n), 10, now);
         }
-        assert!(!flights.has_room());
+        assert!(!flights.has_room(Lane::Urgent));
         (1..=3).for_each(|id| flights.sent(id, now));
         assert_eq!(flights.acked(2, now), Some(records(1)));
         assert_eq!(flights.acked(2, now), None);
-        assert!(!flights.has_room(), "the oldest still holds its id");
+        assert!(!flights.has_room(Lane::Urgent), "the oldest still holds its id");
         assert_eq!(flights.oldest(), Some(&records(0)));
         assert_eq!(flights.acked(1, now), Some(records(0)));
-        assert!(flights.has_room());
+        assert!(flights.has_room(Lane::Telemetry));
+    }
+
+    #[test]
+    fn what_is_urgent_does_not_wait_for_bytes_that_are_on_their_way() {
+        let now = Instant::now();
+        let mut flights = Flights::new(100, Duration::from_secs(10), 64 << 10, now);
+        flights.queue(records(1), 80_000, now);
+        assert!(!flights.has_room(Lane::Telemetry));
+        assert!(flights.has_room(Lane::Urgent));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
 
@@ -42,6 +43,8 @@ const GOODBYE: Duration = Duration::from_secs(3);
 const FILTERS: usize = 8;
 /// Bytes of topic and headers that are left room for in a broker's largest packet.
 const HEADERS: usize = 512;
+/// How long one thing is done before it is looked whether something urgent came.
+const TURN: Duration = Duration::from_millis(1);
 
 /// How long a moved cursor may wait to be written down, unless it moved far: after a kill as much is sent again, and
 /// every commit costs flash.
@@ -70,7 +73,7 @@ pub struct Session<'r> {
     bounds: Bounds,
     /// Made, but there was no room yet.
     ready: std::collections::VecDeque<Outgoing>,
-    reading: Option<Reading>,
+    readings: FuturesUnordered<Reading>,
     /// Late records that may go now; refilled by the rate.
     tokens: f64,
     refilled: Instant,
@@ -132,7 +135,7 @@ impl<'r> Session<'r> {
             flights,
             inbox,
             ready: Default::default(),
-            reading: None,
+            readings: FuturesUnordered::new(),
             tokens: 0.0,
             refilled: now,
             saved: cursors,
@@ -183,48 +186,49 @@ impl<'r> Session<'r> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Err(down) = self.send().await {
-                return End::Down(down);
-            }
+            let more = match self.send().await {
+                Ok(more) => more,
+                Err(down) => return End::Down(down),
+            };
             let paced = self.pace.wait(Instant::now());
             tokio::select! {
+                // What came into the log first, what goes out of it last: the one may be urgent.
+                biased;
                 () = stopping.cancelled() => return End::Stopping,
-                () = tokio::time::sleep_until(paced.unwrap_or_else(Instant::now).into()), if paced.is_some() => {}
-                (topic, payload) = async { self.road.line.as_mut().expect("guarded").outgoing().await },
-                    if self.road.line.is_some() && self.flights.has_room() =>
-                {
-                    self.publish_aside(topic, payload, false);
+                Ok(()) = appended.changed() => {
+                    let newest = *appended.borrow_and_update();
+                    self.drain.grown(newest);
                 }
-                event = self.wire.next() => {
-                    if let Err(down) = self.events(event).await {
+                Some((wanted, read)) = self.readings.next() => match read {
+                    Ok(records) => self.drain.fill(wanted, records),
+                    Err(error) => return End::Down(Down::new(format!("the log cannot be read: {error}"))),
+                },
+                _ = tick.tick() => {
+                    if let Err(down) = self.tick().await {
                         return End::Down(down);
                     }
                 }
-                read = async { self.reading.as_mut().expect("guarded").await }, if self.reading.is_some() => {
-                    self.reading = None;
-                    match read {
-                        (wanted, Ok(records)) => self.drain.fill(wanted, records),
-                        (_, Err(error)) => return End::Down(Down::new(format!("the log cannot be read: {error}"))),
-                    }
+                () = tokio::time::sleep_until(paced.unwrap_or_else(Instant::now).into()), if paced.is_some() => {}
+                (topic, payload) = async { self.road.line.as_mut().expect("guarded").outgoing().await },
+                    if self.road.line.is_some() && self.flights.has_room(Lane::State) =>
+                {
+                    self.publish_aside(topic, payload, false);
                 }
                 saved = async { self.saving.as_mut().expect("guarded").await }, if self.saving.is_some() => {
                     self.saving = None;
                     self.saved(saved);
-                }
-                Ok(()) = appended.changed() => {
-                    let newest = *appended.borrow_and_update();
-                    self.drain.grown(newest);
                 }
                 Ok(()) = children.changed() => {
                     let now = children.borrow_and_update().clone();
                     self.follow(now);
                 }
                 settled = self.inbox.settled() => self.settle(settled),
-                _ = tick.tick() => {
-                    if let Err(down) = self.tick().await {
+                event = self.wire.next() => {
+                    if let Err(down) = self.events(event).await {
                         return End::Down(down);
                     }
                 }
+                () = tokio::task::yield_now(), if more => {}
             }
         }
     }

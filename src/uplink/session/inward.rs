@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use serde_json::json;
 
-use super::{End, Session};
+use super::{End, Session, TURN};
 use crate::{
     clock,
     model::record::{Lane, Record},
@@ -18,10 +18,11 @@ use crate::{
 };
 
 impl Session<'_> {
-    /// One event, and all that are there already.
+    /// One event, and those that are there already.
     pub(super) async fn events(&mut self, first: Result<WireEvent, Down>) -> Result<(), Down> {
+        let begun = Instant::now();
         self.event(first?).await?;
-        for _ in 0..256 {
+        while begun.elapsed() < TURN {
             let Some(event) = self.wire.next().now_or_never() else { break };
             self.event(event?).await?;
         }

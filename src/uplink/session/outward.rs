@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Session;
+use super::{Session, TURN};
 use crate::{
     clock,
     model::{ids::DeviceId, record::Lane, time::Millis},
@@ -11,12 +11,22 @@ use crate::{
 };
 
 impl Session<'_> {
-    /// Publishes as much as there is room for, and reads ahead.
-    pub(super) async fn send(&mut self) -> Result<(), Down> {
+    /// Publishes what there is room for, and reads ahead; true where its turn ended before that.
+    pub(super) async fn send(&mut self) -> Result<bool, Down> {
+        let begun = Instant::now();
         self.refill();
-        while self.flights.has_room() && self.pace.wait(Instant::now()).is_none() {
-            if self.ready.is_empty() {
+        let mut more = false;
+        while self.pace.wait(Instant::now()).is_none() {
+            more = begun.elapsed() > TURN;
+            if more {
+                break;
+            }
+            let overtaken = self.drain.has_urgent() && self.ready.front().is_some_and(|out| out.lane != Lane::Urgent);
+            if self.ready.is_empty() || overtaken {
                 self.make_ready().await?;
+            }
+            if !self.ready.front().is_some_and(|out| self.flights.has_room(out.lane)) {
+                break;
             }
             let Some(out) = self.ready.pop_front() else { break };
             let bytes = self.wire.publish_bytes(&out.topic, &out.payload);
@@ -31,11 +41,9 @@ impl Session<'_> {
             let cargo = Cargo::Records { lane: out.lane, positions: out.positions };
             self.flights.queue(cargo, bytes, Instant::now());
         }
-        if self.reading.is_none()
-            && let Some(wanted) = self.drain.wanted()
-        {
+        while let Some(wanted) = self.drain.wanted() {
             let store = self.road.store.clone();
-            self.reading = Some(Box::pin(async move {
+            self.readings.push(Box::pin(async move {
                 let read = store.read_after(wanted.lane, wanted.after, wanted.records, 2 << 20).await;
                 (wanted, read)
             }));
@@ -44,19 +52,23 @@ impl Session<'_> {
         if self.outgoing > 0 {
             self.road.counters.sent(on_wire(std::mem::take(&mut self.outgoing), self.tls));
         }
-        Ok(())
+        Ok(more)
     }
 
+    /// The next publishes; where some are ready, those that are urgent are put before the others.
     async fn make_ready(&mut self) -> Result<(), Down> {
         let mut oversize = Vec::new();
         let allowed = if self.road.config.backlog_rate == 0 { usize::MAX } else { self.tokens.max(0.0) as usize };
-        let lanes = self.road.budget.lanes(clock::now()).min(self.lanes_without_wait());
+        let lanes = match self.ready.is_empty() {
+            true => self.road.budget.lanes(clock::now()).min(self.lanes_without_wait()),
+            false => Lane::Urgent as usize + 1,
+        };
         // A batch that takes a slow link longer than it is waited for would never be acknowledged.
         let bounds = Bounds { bytes: self.bounds.bytes.min(self.flights.window / 2), ..self.bounds };
         let out = self.drain.next(bounds, lanes, allowed, &mut oversize);
         let late: usize = out.iter().filter(|out| out.late).map(|out| out.positions.len()).sum();
         self.tokens -= late as f64;
-        self.ready.extend(out);
+        out.into_iter().rev().for_each(|out| self.ready.push_front(out));
         for record in oversize {
             tracing::error!(device = %record.device, seq = record.seq, bytes = record.bytes, most = self.bounds.most,
                 "a record is larger than the broker takes; set aside and declared");
