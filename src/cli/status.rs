@@ -238,6 +238,9 @@ fn log(overview: &Overview, paint: &Paint) -> Vec<String> {
         false => paint.bad(&format!("dropped and declared: {}", dropped.join(", "))),
     };
     let mut lines = vec![first, format!("{room} ({} of {}), {dropped}", bytes(log.bytes), bytes(log.quota))];
+    if let (Some(day), Some(years)) = (log.written_per_day, log.card_years) {
+        lines.push(format!("the card lasts {} at {} a day", span(years * 365.25 * 86_400.0), bytes(day as u64)));
+    }
     if let Some(why) = &log.refusing {
         lines.push(paint.bad(&format!("NOTHING CAN BE STORED: {}", plain(why))));
     }

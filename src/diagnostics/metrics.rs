@@ -101,6 +101,14 @@ pub fn overview(page: &mut Page, overview: &Overview) {
     page.gauge("headgate_log_bytes", "Bytes of the log on disk.", &[], o.log.bytes as f64);
     page.gauge("headgate_log_quota_bytes", "What the log may use.", &[], o.log.quota as f64);
     page.known("headgate_log_full_in_seconds", "Time until something must be dropped.", &[], o.log.full_in);
+    let written = o.log.written_per_day;
+    page.known(
+        "headgate_written_bytes_per_day",
+        "Bytes to storage per day, at the rate since the start.",
+        &[],
+        written,
+    );
+    page.known("headgate_card_years", "Years the storage lasts at that rate.", &[], o.log.card_years);
     for (cause, count) in &o.log.dropped {
         page.counter("headgate_log_dropped_total", "Records dropped and declared.", &[("cause", cause)], *count);
     }

@@ -81,6 +81,17 @@ fn render(overview: &Overview, connections: &[Connection], logins: &Logins) -> S
     if let Some(drained) = log.drained_in {
         page.one("headgate_log_drained_seconds", "gauge", "Seconds until nothing older waits for the cloud.", drained);
     }
+    if let Some(day) = log.written_per_day {
+        page.one(
+            "headgate_written_bytes_per_day",
+            "gauge",
+            "Bytes written to storage per day, at the rate since the start.",
+            day,
+        );
+    }
+    if let Some(years) = log.card_years {
+        page.one("headgate_card_years", "gauge", "Years the storage lasts at that rate.", years);
+    }
     page.head("headgate_log_dropped_total", "counter", "Records dropped and declared, by cause.");
     for (cause, count) in &log.dropped {
         page.line("headgate_log_dropped_total", &[("cause", cause)], count);

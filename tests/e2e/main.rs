@@ -12,6 +12,7 @@ mod gateway;
 mod identity;
 mod mistakes;
 mod operations;
+mod outage;
 mod peers;
 mod preload;
 mod reload;

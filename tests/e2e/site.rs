@@ -127,10 +127,15 @@ impl Child {
         self.with_login(|login| publish(self.port, login, &self.topic(topic), payload));
     }
 
+    /// Sends `payloads` over one connection; true where all were acknowledged.
+    pub fn says_all(&self, topic: &str, payloads: &[String]) -> bool {
+        self.with_login(|login| publish_lines(self.port, login, &self.topic(topic), payloads))
+    }
+
     /// Sends readings numbered by `n`; true where all were acknowledged.
     pub fn measures(&self, numbers: std::ops::RangeInclusive<u64>) -> bool {
         let lines: Vec<String> = numbers.map(|n| json!({"n": n, "temp": 20.5}).to_string()).collect();
-        self.with_login(|login| publish_lines(self.port, login, &self.topic("telemetry"), &lines))
+        self.says_all("telemetry", &lines)
     }
 
     /// Connects and hears what is below `topic` of its own.
