@@ -8,6 +8,7 @@ mod commissioning;
 mod disk;
 mod gateway;
 mod identity;
+mod limits;
 mod mistakes;
 mod operations;
 mod peers;
