@@ -30,6 +30,34 @@ const LOGIN: Duration = Duration::from_secs(15);
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Name and group of those who come without credentials where that is allowed.
 const NOBODY: &str = "anonymous";
+const NOT_CONNECT: &str = "the first packet is not CONNECT";
+
+/// A CONNECT that is refused.
+struct Refused {
+    fault: Fault,
+    device: Option<DeviceId>,
+    /// A word for counting; `None` where the login has been counted.
+    word: Option<&'static str>,
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        let word = match fault.code {
+            reason::VERSION => "protocol-version",
+            reason::CLIENT_ID => "client-id",
+            reason::AUTH_METHOD => "auth-method",
+            reason::BUSY | reason::UNAVAILABLE => "busy",
+            _ => "bad-connect",
+        };
+        Self { fault, device: None, word: Some(word) }
+    }
+}
+
+impl Refused {
+    fn will(device: &DeviceId, fault: Fault) -> Self {
+        Self { fault, device: Some(device.clone()), word: Some("will-refused") }
+    }
+}
 
 /// The other end of an accepted connection.
 pub struct Peer {
@@ -55,7 +83,7 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
             if let Some(first) = input.first()
                 && first >> 4 != 1
             {
-                return Err(Fault::new(reason::PROTOCOL_ERROR, "the first packet is not CONNECT"));
+                return Err(Fault::new(reason::PROTOCOL_ERROR, NOT_CONNECT));
             }
             match reader.read_buf(&mut input).await {
                 Ok(0) | Err(_) => return Ok(None),
@@ -66,10 +94,11 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
     let frame = tokio::select! {
         first = timeout_at(peer.deadline, first) => match first {
             Ok(Ok(Some(frame))) if frame.is_connect() => frame,
-            Ok(Ok(Some(_))) => return tracing::debug!(peer = %peer.address, "the first packet is not CONNECT"),
+            // a port that was looked at
             Ok(Ok(None)) => return,
-            Ok(Err(fault)) => return tracing::debug!(peer = %peer.address, %fault, "not a CONNECT"),
-            Err(_) => return tracing::debug!(peer = %peer.address, "no CONNECT in time"),
+            Ok(Ok(Some(_))) => return hub.turn_away(peer.address, None, "not-mqtt", NOT_CONNECT.into()).await,
+            Ok(Err(fault)) => return hub.turn_away(peer.address, None, "not-mqtt", fault.to_string()).await,
+            Err(_) => return hub.turn_away(peer.address, None, "too-slow", "no CONNECT in time".into()).await,
         },
         () = stop.cancelled() => return,
     };
@@ -78,14 +107,19 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
         Ok(version) => (version, greet(&hub, version, frame, &peer).await),
         Err(fault) => {
             // whoever speaks 6 or later reads the newer answer, whoever speaks 3 the older
-            (Version::V4, Err(fault))
+            (Version::V4, Err(fault.into()))
         }
     };
     let (connect, wanted) = match outcome {
         Ok(greeted) => greeted,
-        Err(fault) => {
-            hub.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(peer = %peer.address, transport = peer.transport, %fault, "a connection is refused");
+        Err(Refused { fault, device, word }) => {
+            match word {
+                Some(word) => hub.turn_away(peer.address, device.as_ref(), word, fault.to_string()).await,
+                None => {
+                    hub.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
+                    tracing::info!(peer = %peer.address, transport = peer.transport, %fault, "a connection is refused");
+                }
+            }
             encode::refuse(&mut output, version, fault.code, &fault.text);
             let last = async {
                 writer.write_all_buf(&mut output).await?;
@@ -99,6 +133,8 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
     let attached = match hub.attach(wanted).await {
         Ok(attached) => attached,
         Err(fault) => {
+            let refused = Refused::from(fault.clone());
+            hub.turn_away(peer.address, Some(&device), refused.word.unwrap_or_default(), fault.to_string()).await;
             encode::refuse(&mut output, version, fault.code, &fault.text);
             drop(timeout(LAST_WORDS, writer.write_all_buf(&mut output)).await);
             return;
@@ -139,27 +175,29 @@ fn server_keep_alive(hub: &Hub, connect: &Connect) -> u16 {
 }
 
 /// Judges a CONNECT; what is wanted of a session, or why not.
-async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> Result<(Connect, Wanted), Fault> {
+async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> Result<(Connect, Wanted), Refused> {
     let connect = wire::connect(version, frame)?;
     if connect.has_auth_method {
-        return Err(Fault::new(reason::AUTH_METHOD, "extended authentication is not spoken here"));
+        return Err(Fault::new(reason::AUTH_METHOD, "extended authentication is not spoken here").into());
     }
     if version == Version::V4 && connect.client_id.is_empty() && !connect.clean {
-        return Err(Fault::new(reason::CLIENT_ID, "an empty client id needs a clean session")); // 3.1.1, 3.1.3.1
+        return Err(Fault::new(reason::CLIENT_ID, "an empty client id needs a clean session").into()); // 3.1.1, 3.1.3.1
     }
     if connect.client_id.len() > 256 {
-        return Err(Fault::new(reason::CLIENT_ID, "a client id longer than 256 bytes"));
+        return Err(Fault::new(reason::CLIENT_ID, "a client id longer than 256 bytes").into());
     }
     let (device, groups, principal) = who(hub, &connect, peer).await?;
     if let Some(will) = &connect.will {
         if will.topic.len() > hub.limits.topic || will.topic.split('/').count() > hub.limits.levels {
-            return Err(Fault::new(reason::TOPIC_INVALID, "the will's topic is too long or too deep"));
+            let fault = Fault::new(reason::TOPIC_INVALID, "the will's topic is too long or too deep");
+            return Err(Refused::will(&device, fault));
         }
         let access = hub.access.borrow().clone();
         let who = Who { device: &device, groups: &groups };
-        access
-            .may_publish(who, &will.topic)
-            .map_err(|denied| Fault::new(reason::NOT_AUTHORIZED, format!("the will on {:?}: {denied}", will.topic)))?;
+        access.may_publish(who, &will.topic).map_err(|denied| {
+            let fault = Fault::new(reason::NOT_AUTHORIZED, format!("the will on {:?}: {denied}", will.topic));
+            Refused::will(&device, fault)
+        })?;
     }
     let most = u32::try_from(hub.limits.session.as_secs()).unwrap_or(u32::MAX - 1);
     let expiry = match (version, connect.clean) {
@@ -167,13 +205,12 @@ async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> 
         (Version::V4, true) => 0,
         (Version::V4, false) => most,
     };
-    let client = if connect.client_id.is_empty() {
-        format!("{device}/{}", random_name()).into()
-    } else {
-        connect.client_id.as_str().into()
-    };
+    let assigned = connect.client_id.is_empty();
+    let client =
+        if assigned { format!("{device}/{}", random_name()).into() } else { connect.client_id.as_str().into() };
     let wanted = Wanted {
         client,
+        assigned,
         device,
         groups,
         clean: connect.clean,
@@ -193,7 +230,7 @@ async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> 
     Ok((connect, wanted))
 }
 
-async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec<String>, Option<Principal>), Fault> {
+async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec<String>, Option<Principal>), Refused> {
     let nothing = connect.username.is_none() && connect.password.is_none() && peer.certificates.is_none();
     if nothing && hub.anonymous != Anonymous::Refuse {
         let named = match hub.anonymous {
@@ -202,7 +239,8 @@ async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec
         };
         if let Some(device) = named.as_ref().filter(|device| hub.identity.knows(device)) {
             hub.identity.unproved(device, peer.address).await;
-            return Err(Fault::new(reason::NOT_AUTHORIZED, format!("{device} has credentials and must show them")));
+            let fault = Fault::new(reason::NOT_AUTHORIZED, format!("{device} has credentials and must show them"));
+            return Err(Refused { fault, device: None, word: None });
         }
         let device = named.unwrap_or_else(|| DeviceId::new(NOBODY).expect("a valid id"));
         return Ok((device, vec![NOBODY.to_owned()], None));
@@ -231,9 +269,9 @@ async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec
             // People put tokens where names belong.
             let (client, username) = (shown(&connect.client_id), connect.username.as_deref().map(shown));
             tracing::info!(client, username, %refused, "a login is refused");
-            Err(Fault::new(code, refused.outside()))
+            Err(Refused { fault: Fault::new(code, refused.outside()), device: None, word: None })
         }
-        Err(_) => Err(Fault::new(reason::UNAVAILABLE, "the login could not be checked in time")),
+        Err(_) => Err(Fault::new(reason::UNAVAILABLE, "the login could not be checked in time").into()),
     }
 }
 

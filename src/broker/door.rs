@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, error::Elapsed, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +76,27 @@ pub struct Place {
     address: IpAddr,
 }
 
+/// Why there is no place for a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPlace {
+    #[error("the gateway has its {0} connections")]
+    All(usize),
+    #[error("its address has its {0} connections")]
+    Address(usize),
+    #[error("its address connects more than {0} times a second")]
+    Rate(u32),
+}
+
+impl NoPlace {
+    fn word(&self) -> &'static str {
+        match self {
+            NoPlace::All(_) => "connections",
+            NoPlace::Address(_) => "connections-of-address",
+            NoPlace::Rate(_) => "connect-rate",
+        }
+    }
+}
+
 impl Doorkeeper {
     pub fn new(limits: Limits) -> Self {
         Self { limits, guests: Mutex::default() }
@@ -86,10 +107,10 @@ impl Doorkeeper {
     }
 
     /// A place for a connection from `address`, or why there is none.
-    pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, &'static str> {
+    pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, NoPlace> {
         let mut guests = self.guests();
         if guests.inside >= self.limits.connections {
-            return Err("the gateway has as many connections as it may");
+            return Err(NoPlace::All(self.limits.connections));
         }
         let rate = f64::from(self.limits.connects_per_second);
         if guests.addresses.len() > 10_000 {
@@ -101,10 +122,10 @@ impl Doorkeeper {
         entry.tokens = (entry.tokens + gained).min(rate * BURST);
         entry.filled = now;
         if entry.inside >= self.limits.connections_per_address {
-            return Err("its address has as many connections as it may");
+            return Err(NoPlace::Address(self.limits.connections_per_address));
         }
         if entry.tokens < 1.0 {
-            return Err("its address connects too often");
+            return Err(NoPlace::Rate(self.limits.connects_per_second));
         }
         entry.tokens -= 1.0;
         entry.inside += 1;
@@ -157,11 +178,12 @@ pub async fn accept(
         let place = match keeper.admit(address.ip(), Instant::now()) {
             Ok(place) => place,
             Err(why) => {
-                hub.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
                 refused += 1;
                 if refused.is_power_of_two() {
-                    tracing::warn!(%address, why, refused, "a connection is not let in");
+                    tracing::warn!(%address, %why, refused, "a connection is not let in");
                 }
+                let hub = hub.clone();
+                tasks.spawn("refused", async move { hub.turn_away(address, None, why.word(), why.to_string()).await });
                 continue;
             }
         };
@@ -181,7 +203,7 @@ async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, config: Option<Tls>
         return match kind {
             Kind::WebSocket => match timeout_at(peer.deadline, websocket::accept(stream, hub.limits.packet)).await {
                 Ok(Ok(stream)) => connect::serve(hub, stream, peer).await,
-                other => refused(&peer, "websocket", other.err().map(|_| "too slow")),
+                other => no_websocket(&hub, &peer, other.map(drop)).await,
             },
             _ => connect::serve(hub, stream, peer).await,
         };
@@ -194,7 +216,7 @@ async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, config: Option<Tls>
             tracing::info!(peer = %peer.address, %refused, "a TLS handshake failed");
             return hub.identity.handshake_refused(peer.address, &refused).await;
         }
-        Err(_) => return refused(&peer, "tls", Some("too slow")),
+        Err(_) => return hub.turn_away(peer.address, None, "too-slow", "no TLS handshake in time".into()).await,
     };
     peer.certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
     if kind == Kind::Tls {
@@ -202,12 +224,16 @@ async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, config: Option<Tls>
     }
     match timeout_at(peer.deadline, websocket::accept(stream, hub.limits.packet)).await {
         Ok(Ok(stream)) => connect::serve(hub, stream, peer).await,
-        other => refused(&peer, "websocket", other.err().map(|_| "too slow")),
+        other => no_websocket(&hub, &peer, other.map(drop)).await,
     }
 }
 
-fn refused(peer: &Peer, what: &str, why: Option<&str>) {
-    tracing::info!(peer = %peer.address, what, why = why.unwrap_or("not a handshake"), "a handshake failed");
+async fn no_websocket(hub: &Hub, peer: &Peer, outcome: Result<(), Elapsed>) {
+    let (word, text) = match outcome {
+        Ok(()) => ("websocket", "no WebSocket handshake for MQTT"),
+        Err(_) => ("too-slow", "no WebSocket handshake in time"),
+    };
+    hub.turn_away(peer.address, None, word, text.into()).await;
 }
 
 #[cfg(test)]

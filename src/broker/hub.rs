@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use super::{
     journal::{Journal, Ticket},
     message::{Message, Queued},
+    past::Past,
     retained::Retained,
     session::{Budget, Pushed, Session, Subscribed},
     trie::{Entry, Group, Trie},
@@ -68,6 +70,8 @@ pub struct Hub {
     pub(super) sessions: Mutex<HashMap<Arc<str>, Arc<Session>>>,
     pub(super) trie: RwLock<Trie<Arc<Session>>>,
     pub(super) retained: RwLock<Retained>,
+    /// Sessions that ended in trouble.
+    past: Mutex<Past>,
     /// Connections per device.
     pub(super) present: Mutex<HashMap<DeviceId, usize>>,
     places: AtomicI64,
@@ -110,6 +114,7 @@ impl Hub {
             started: clock::now(),
             sessions: Mutex::default(),
             trie: RwLock::default(),
+            past: Mutex::default(),
             present: Mutex::default(),
             places: AtomicI64::new(places),
             keys: AtomicU64::new(1),
@@ -127,6 +132,17 @@ impl Hub {
 
     pub fn sessions(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts and shows somebody who was not let in.
+    pub async fn turn_away(&self, address: SocketAddr, device: Option<&DeviceId>, word: &'static str, text: String) {
+        self.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(peer = %address, device = device.map(DeviceId::as_str), text, "a connection is refused");
+        self.identity.turned_away(address, device, word, text).await;
     }
 
     pub fn all_sessions(&self) -> Vec<Arc<Session>> {

@@ -201,7 +201,7 @@ impl Connection {
         self.hub.totals.refused_publishes.fetch_add(1, Ordering::Relaxed);
         let first = {
             let mut state = self.session.state();
-            state.last_error = Some(format!("{topic}: {}", refusal.message));
+            state.failed(format!("{topic}: {}", refusal.message));
             // a v5 client knows from the code that this id is free again
             if qos == 2 && self.terms.version == Version::V5 {
                 state.incoming.remove(&packet);

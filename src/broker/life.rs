@@ -18,7 +18,7 @@ use super::{
 use crate::{
     bus::ChildEvent,
     clock,
-    model::{access::Who, command::Door, ids::DeviceId},
+    model::{access::Who, command::Door, ids::DeviceId, view::Connection},
     store::sessions::SessionChange,
 };
 
@@ -41,6 +41,8 @@ pub struct Attached {
 /// What a CONNECT asks of a session.
 pub struct Wanted {
     pub client: Arc<str>,
+    /// The broker made the client id up.
+    pub assigned: bool,
     pub device: DeviceId,
     pub groups: Vec<String>,
     pub clean: bool,
@@ -72,6 +74,12 @@ impl Hub {
                     None => {
                         let (client, device) = (wanted.client.clone(), wanted.device.clone());
                         let session = Arc::new(Session::new(self.key(), client, device, wanted.groups.clone()));
+                        let trouble = self.past().take(&session.client);
+                        {
+                            let mut state = session.state();
+                            state.trouble = trouble;
+                            state.assigned = wanted.assigned;
+                        }
                         let gate = session.gate.clone().try_lock_owned().ok();
                         sessions.insert(wanted.client.clone(), session.clone());
                         (session, gate)
@@ -202,7 +210,7 @@ impl Hub {
                 self.journal.note([SessionChange::NoWill { place: testament.place }]);
             }
             if ending.error {
-                state.last_error = Some(ending.reason.clone());
+                state.failed(ending.reason.clone());
             }
             state.detach(now, &self.budget);
             let ends = state.expiry == 0;
@@ -248,8 +256,15 @@ impl Hub {
 
     /// Everything of the session ends; a will that waited is said now (MQTT 5, 3.1.3.2.2).
     pub async fn end_session(self: &Arc<Self>, session: &Arc<Session>) {
+        let row = super::status::row(session);
         let (stored, subscriptions, will, queue) = {
             let mut state = session.state();
+            if !state.ended && !state.trouble.is_none() {
+                // made-up client ids never come back: they share a row
+                let client_id = if state.assigned { format!("{}/…", session.device) } else { row.client_id.clone() };
+                let row = Connection { client_id, ..row };
+                self.past().remember(row, std::mem::take(&mut state.trouble), clock::now());
+            }
             let subscriptions = std::mem::take(&mut state.subscriptions);
             let will = state.parked.take().map(|(will, _)| will);
             (std::mem::take(&mut state.stored), subscriptions, will, state.end(&self.budget))

@@ -21,6 +21,7 @@ mod journal;
 mod life;
 mod message;
 mod outgoing;
+mod past;
 mod pending;
 mod restore;
 mod retained;
@@ -209,7 +210,7 @@ impl Broker {
         &self.listening
     }
 
-    /// Every session, connected or away, ordered by client id.
+    /// Every session, connected or away, ordered by client id, and how those ended that ended in trouble.
     pub fn status(&self) -> Vec<ConnectionStatus> {
         status::connections(&self.hub)
     }
@@ -233,6 +234,7 @@ impl Broker {
                 self.hub.end_session(&session).await;
             }
         }
+        self.hub.past().forget(device);
     }
 
     /// New rules: subscriptions they no longer allow end at once.

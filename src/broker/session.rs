@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,9 +19,11 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     message::{Message, Queued},
+    past::Trouble,
     wills::Testament,
 };
 use crate::{
+    clock,
     identity::Principal,
     model::{ids::DeviceId, time::Millis},
     store::sessions::SessionChange,
@@ -95,6 +97,8 @@ pub struct Inflight {
 #[derive(Default)]
 pub struct State {
     pub live: Option<Live>,
+    /// The connection before.
+    pub was: Option<Live>,
     /// Since when there is no connection.
     pub away_since: Option<Millis>,
     /// Rows of it lie in the store.
@@ -119,8 +123,10 @@ pub struct State {
     /// Most messages on their way at once on this connection.
     pub window: u16,
     next_packet: u16,
-    pub dropped: BTreeMap<&'static str, u64>,
-    pub last_error: Option<String>,
+    /// What was dropped, by reason, and the last error.
+    pub trouble: Trouble,
+    /// Its client id was made up by the broker.
+    pub assigned: bool,
     /// Messages per second in and out, smoothed, and the counts they were last taken from.
     pub rates: (f64, f64),
     pub sampled: (u64, u64),
@@ -221,9 +227,14 @@ impl Session {
 impl State {
     /// Counts a drop; whether it is the first for this reason.
     pub fn count_drop(&mut self, reason: &'static str) -> bool {
-        let count = self.dropped.entry(reason).or_insert(0);
+        let count = self.trouble.dropped.entry(reason).or_insert(0);
         *count += 1;
         *count == 1
+    }
+
+    /// Keeps an error for people.
+    pub fn failed(&mut self, text: String) {
+        self.trouble.last_error = Some((text, clock::now()));
     }
 
     pub fn persistent(&self) -> bool {
@@ -291,7 +302,7 @@ impl State {
 
     /// After the connection: what is worth keeping stays, in order; the rest goes.
     pub fn detach(&mut self, now: Millis, budget: &Budget) {
-        self.live = None;
+        self.was = self.live.take();
         self.away_since = Some(now);
         self.will = None;
         self.rates = (0.0, 0.0);
@@ -404,7 +415,7 @@ mod tests {
         }
         assert_eq!(session.push(queued(2), &budget, || 8).0, Pushed::Dropped);
         assert_eq!(session.push(queued(0), &budget, || 8).0, Pushed::Away);
-        assert_eq!(session.state().dropped.get("queue-full"), Some(&1));
+        assert_eq!(session.state().trouble.dropped.get("queue-full"), Some(&1));
         assert_eq!(budget.used.load(Ordering::Relaxed), cost * 4);
         assert_eq!(session.state().end(&budget).len(), 4);
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::{
     hub::{Hub, SYS},
     message::Message,
+    session::Session,
 };
 use crate::{clock, model::view::Connection};
 
@@ -18,33 +19,37 @@ use crate::{clock, model::view::Connection};
 const EVERY: Duration = Duration::from_secs(10);
 
 pub fn connections(hub: &Hub) -> Vec<Connection> {
-    let mut rows: Vec<Connection> = hub
-        .all_sessions()
-        .iter()
-        .map(|session| {
-            let state = session.state();
-            let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-            Connection {
-                device: session.device.to_string(),
-                client_id: session.client.to_string(),
-                connected: state.live.is_some(),
-                address: state.live.as_ref().and_then(|live| live.address).map(|address| address.to_string()),
-                protocol: state.live.as_ref().map(|live| live.protocol.clone()).unwrap_or_default(),
-                since: state.live.as_ref().map(|live| live.since).or(state.away_since),
-                messages_in: count(&session.counters.messages_in),
-                messages_out: count(&session.counters.messages_out),
-                bytes_in: count(&session.counters.bytes_in),
-                bytes_out: count(&session.counters.bytes_out),
-                rate_in: state.rates.0,
-                rate_out: state.rates.1,
-                queued: (state.queue.len() + state.inflight.len()) as u64,
-                dropped: state.dropped.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
-                last_error: state.last_error.clone(),
-            }
-        })
-        .collect();
+    let mut rows: Vec<Connection> = hub.all_sessions().iter().map(|session| row(session)).collect();
+    rows.extend(hub.past().rows(clock::now()));
     rows.sort_by(|a, b| a.client_id.cmp(&b.client_id));
     rows
+}
+
+/// A session as people see it.
+pub fn row(session: &Session) -> Connection {
+    let state = session.state();
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let (dropped, error) = (&state.trouble.dropped, &state.trouble.last_error);
+    let at = state.live.as_ref().or(state.was.as_ref());
+    Connection {
+        device: session.device.to_string(),
+        client_id: session.client.to_string(),
+        connected: state.live.is_some(),
+        ended: false,
+        address: at.and_then(|live| live.address).map(|address| address.to_string()),
+        protocol: at.map(|live| live.protocol.clone()).unwrap_or_default(),
+        since: state.live.as_ref().map(|live| live.since).or(state.away_since),
+        messages_in: count(&session.counters.messages_in),
+        messages_out: count(&session.counters.messages_out),
+        bytes_in: count(&session.counters.bytes_in),
+        bytes_out: count(&session.counters.bytes_out),
+        rate_in: state.rates.0,
+        rate_out: state.rates.1,
+        queued: (state.queue.len() + state.inflight.len()) as u64,
+        dropped: dropped.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
+        last_error: error.as_ref().map(|(text, _)| text.clone()),
+        last_error_at: error.as_ref().map(|(_, at)| *at),
+    }
 }
 
 /// Names below `$SYS/broker/` with their values now; the names are those other brokers use.

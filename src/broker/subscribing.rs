@@ -35,7 +35,7 @@ impl Connection {
                 Ok(parts) => parts,
                 Err(fault) => {
                     tracing::info!(client = &*self.session.client, filter = text, %fault, "a subscription is refused");
-                    self.session.state().last_error = Some(format!("{text}: {}", fault.text));
+                    self.session.state().failed(format!("{text}: {}", fault.text));
                     codes.push(fault.code);
                     continue;
                 }

@@ -8,7 +8,8 @@ const NAMED: usize = 8;
 
 pub fn lines(connections: &[Connection], now: Millis) -> Vec<String> {
     let connected = connections.iter().filter(|connection| connection.connected).count();
-    let (away, rate) = (connections.len() - connected, connections.iter().fold(0.0, |sum, c| sum + c.rate_in));
+    let away = connections.iter().filter(|connection| !connection.connected && !connection.ended).count();
+    let rate = connections.iter().fold(0.0, |sum, c| sum + c.rate_in);
     let mut first = format!("{connected} connections, in {rate:.1}/s");
     if away > 0 {
         first.push_str(&format!(", {away} sessions away"));
@@ -31,9 +32,12 @@ pub fn lines(connections: &[Connection], now: Millis) -> Vec<String> {
 fn one(row: &Connection, width: usize, now: Millis) -> String {
     let name: String = plain(&row.client_id).chars().take(32).collect();
     let since = row.since.map(|since| span(now.since(since).max(0) as f64 / 1000.0)).unwrap_or_default();
-    let mut parts = vec![match row.connected {
-        true => format!("{}, {}, for {since}", plain(&row.protocol), row.address.as_deref().unwrap_or("?")),
-        false => format!("away for {since}"),
+    let place = [plain(&row.protocol), row.address.clone().unwrap_or_default()];
+    let place = place.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+    let mut parts = vec![match (row.connected, row.ended) {
+        (true, _) => format!("{place}, for {since}"),
+        (false, false) => format!("away for {since}"),
+        (false, true) => format!("ended {since} ago ({place})"),
     }];
     if row.connected {
         parts.push(format!("in {:.1}/s, out {:.1}/s", row.rate_in, row.rate_out));
@@ -44,7 +48,10 @@ fn one(row: &Connection, width: usize, now: Millis) -> String {
     }
     let dropped = row.dropped.iter().filter(|(_, n)| **n > 0);
     parts.extend(dropped.map(|(reason, n)| format!("{n} dropped ({})", plain(reason))));
-    parts.extend(row.last_error.as_deref().map(|error| format!("last error: {}", plain(error))));
+    if let Some(error) = row.last_error.as_deref() {
+        let ago = row.last_error_at.map(|at| format!(" {} ago", span(now.since(at).max(0) as f64 / 1000.0)));
+        parts.push(format!("last error{}: {}", ago.unwrap_or_default(), plain(error)));
+    }
     format!("{name:<width$}  {}", parts.join("; "))
 }
 

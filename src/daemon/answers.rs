@@ -216,7 +216,9 @@ impl Rooms {
     async fn device(&self, id: DeviceId) -> Result<DeviceView, Refusal> {
         let device = self.registry.get(&id).await.ok_or_else(|| unknown(&id))?;
         let values = self.keeper.latest(&id).await;
-        let connection = self.broker.status().into_iter().find(|connection| connection.device == id.as_str());
+        let own = self.broker.status().into_iter().filter(|connection| connection.device == id.as_str());
+        // of several the one that is there, or was there last
+        let connection = own.max_by_key(|connection| (connection.connected, connection.since));
         let config = self.config.borrow().clone();
         let shape = points::find(&config, &id);
         let row = self.row(device, values, shape.as_ref()).await?;

@@ -42,6 +42,17 @@ impl Identity {
         self.knocked(knock).await;
     }
 
+    /// Somebody was turned away before, or for more than, the proof of who it is: `reason` is a word for counting.
+    pub async fn turned_away(
+        &self,
+        address: SocketAddr,
+        device: Option<&DeviceId>,
+        reason: &'static str,
+        text: String,
+    ) {
+        self.knocked(Knock { device: device.map(DeviceId::as_str), address: Some(address.ip()), reason, text }).await;
+    }
+
     /// Somebody said, without any credentials, that it is `device`, which has some.
     pub async fn unproved(&self, device: &DeviceId, address: SocketAddr) {
         let knock = Knock {

@@ -285,10 +285,14 @@ pub struct Connection {
     pub device: String,
     pub client_id: String,
     pub connected: bool,
+    /// The session is over; it is shown because it ended in trouble.
+    #[serde(default)]
+    pub ended: bool,
+    /// Where it is, or was last.
     pub address: Option<String>,
     /// `mqtt 3.1.1`, `mqtt 5`, with `tls` and `websocket` where they apply.
     pub protocol: String,
-    /// Since when it is connected or away.
+    /// Since when it is connected, away or over.
     pub since: Option<Millis>,
     pub messages_in: u64,
     pub messages_out: u64,
@@ -301,6 +305,8 @@ pub struct Connection {
     pub queued: u64,
     pub dropped: BTreeMap<String, u64>,
     pub last_error: Option<String>,
+    #[serde(default)]
+    pub last_error_at: Option<Millis>,
 }
 
 /// Which configuration a device should have and which it has.

@@ -1,21 +1,24 @@
-//! kill -9 of the real daemon at random moments while children publish with QoS 1 and 2 through the broker's door: nothing
+//! kill -9 of the real daemon, and power cuts under it, at random moments while children publish with QoS 1 and 2 through the broker's door: nothing
 //! that was acknowledged may be lost, and of QoS 2 nothing may be there, or be heard by a
 //! subscriber whose session is kept, twice. Counted by clients of our own and by
 //! what `mosquitto_sub` saw arrive upstream; the daemon's store is never asked.
 //!
-//! `HEADGATE_KILLS=200 cargo test --test broker_crash` for the long run.
+//! `HEADGATE_KILLS=200 cargo test --test broker_crash` for the long run; `-- kills` or `-- power` for one of the two.
 
 mod client;
 #[allow(dead_code)] // shared with other tests
 #[path = "../road/cloud.rs"]
 mod cloud;
+#[allow(dead_code)]
+#[path = "../road/disk.rs"]
+mod disk;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs::{self, File},
     hash::{BuildHasher, Hasher, RandomState},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::{Arc, atomic::Ordering},
     thread,
@@ -24,6 +27,7 @@ use std::{
 
 use client::{Publisher, Shared, Subscriber};
 use cloud::Cloud;
+use disk::PowerDisk;
 
 /// Device, QoS, MQTT 5.
 const DEVICES: [(&str, u8, bool); 6] =
@@ -50,6 +54,54 @@ fn configure(folder: &Path, port: u16, cloud: u16) {
     fs::write(folder.join("headgate.toml"), main).expect("written");
     let grant = "[[grant]]\nto = [\"device:hmi\"]\nread = [\"devices/+/telemetry\"]\n";
     fs::write(folder.join("access.toml"), grant).expect("written");
+    for name in ["headgate.toml", "access.toml"] {
+        File::open(folder.join(name)).and_then(|file| file.sync_all()).expect("there after a power cut");
+    }
+}
+
+/// What the daemon's folder lies on, and so what the end of a round is.
+enum Ground {
+    /// A kill.
+    Folder(tempfile::TempDir),
+    /// A power cut.
+    Power(PowerDisk),
+}
+
+impl Ground {
+    fn path(&self) -> PathBuf {
+        match self {
+            Ground::Folder(folder) => folder.path().to_owned(),
+            Ground::Power(disk) => disk.path(),
+        }
+    }
+
+    fn ends(&mut self, daemon: Child) {
+        let Ground::Power(disk) = self else { return end(daemon) };
+        // It is stopped first: a dying file system lets single syncs return without error (tests/log_crash), and what a
+        // daemon without power would have said after one of them nobody could have heard.
+        stop(&daemon);
+        disk.cut();
+        end(daemon);
+        disk.restore().expect("the power comes back");
+    }
+}
+
+/// No thread of it runs on, except inside the kernel.
+fn stop(daemon: &Child) {
+    let pid = daemon.id();
+    assert!(Command::new("kill").args(["-STOP", &pid.to_string()]).status().expect("kill").success());
+    let running = || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+        tasks.flatten().any(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['T', 'D']))
+        })
+    };
+    let begun = Instant::now();
+    while running() {
+        assert!(begun.elapsed() < PATIENCE, "the daemon does not stop");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn start(folder: &Path) -> Child {
@@ -90,12 +142,34 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
+    let asked = |name: &str| {
+        let mut names = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+        names.peek().is_none() || names.any(|argument| name.contains(&argument))
+    };
     let kills: usize = std::env::var("HEADGATE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
-    let (cloud, folder) = (Cloud::start(), tempfile::tempdir().expect("folder"));
+    let mut faults = Vec::new();
+    if asked("kills") {
+        faults.extend(run("kills", kills, Ground::Folder(tempfile::tempdir().expect("folder"))));
+    }
+    if asked("power cuts") {
+        match PowerDisk::new(512) {
+            Ok(disk) => faults.extend(run("power cuts", kills / 2, Ground::Power(disk))),
+            Err(why) => println!("not run: power cuts: {why}"),
+        }
+    }
+    for fault in faults.iter().take(20) {
+        println!("FAILED {fault}");
+    }
+    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Publishes through so many ends of the daemon; what went wrong.
+fn run(name: &str, ends: usize, mut ground: Ground) -> Vec<String> {
+    let (cloud, folder) = (Cloud::start(), ground.path());
     let port = free_port();
-    configure(folder.path(), port, cloud.port);
+    configure(&folder, port, cloud.port);
     let shared = Arc::new(Shared::default());
-    let mut daemon = start(folder.path());
+    let mut daemon = start(&folder);
     let subscriber = thread::spawn({
         let shared = shared.clone();
         move || Subscriber::run(port, DEVICES.len(), &shared)
@@ -112,13 +186,13 @@ fn main() -> ExitCode {
             thread::spawn(move || publisher.run(&shared))
         })
         .collect();
-    for _ in 0..kills {
-        moving(&shared, folder.path());
+    for _ in 0..ends {
+        moving(&shared, &folder);
         thread::sleep(Duration::from_millis(random(250)));
-        end(daemon);
-        daemon = start(folder.path());
+        ground.ends(daemon);
+        daemon = start(&folder);
     }
-    moving(&shared, folder.path());
+    moving(&shared, &folder);
     shared.finish.store(true, Ordering::Relaxed);
     let publishers: Vec<Publisher> = publishers.into_iter().map(|one| one.join().expect("a publisher")).collect();
     let subscriber = subscriber.join().expect("the subscriber");
@@ -127,20 +201,10 @@ fn main() -> ExitCode {
         last.map(|(topic, _)| topic).collect::<HashSet<_>>().len() == DEVICES.len()
     });
     end(daemon);
-    let faults = judge(&cloud, &publishers, &subscriber, kills, &shared);
-    for fault in faults.iter().take(20) {
-        println!("FAILED {fault}");
-    }
-    if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    judge(&cloud, &publishers, &subscriber, &format!("{ends} {name}"), &shared)
 }
 
-fn judge(
-    cloud: &Cloud,
-    publishers: &[Publisher],
-    subscriber: &Subscriber,
-    kills: usize,
-    shared: &Shared,
-) -> Vec<String> {
+fn judge(cloud: &Cloud, publishers: &[Publisher], subscriber: &Subscriber, what: &str, shared: &Shared) -> Vec<String> {
     let mut faults = std::mem::take(&mut *shared.faults.lock().expect("lock"));
     let (mut total, mut doubled, mut heard_twice) = (0, 0, 0);
     for publisher in publishers {
@@ -174,7 +238,7 @@ fn judge(
         doubled += twice;
     }
     println!(
-        "{kills} kills: {total} acknowledged, {} faults; {doubled} of QoS 1 logged twice, {heard_twice} heard twice by \
+        "{what}: {total} acknowledged, {} faults; {doubled} of QoS 1 logged twice, {heard_twice} heard twice by \
          the local subscriber",
         faults.len()
     );

@@ -10,6 +10,7 @@ mod disk;
 mod drift;
 mod gateway;
 mod identity;
+mod limits;
 mod mistakes;
 mod operations;
 mod outage;

@@ -6,7 +6,6 @@
 //! planted bugs are run as well, and each planted bug must be caught.
 
 mod child;
-mod disk;
 mod judge;
 #[path = "../road/mod.rs"]
 mod road;
@@ -21,9 +20,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use disk::{PowerDisk, SmallDisk};
 use judge::{Acknowledged, Verdict, judge};
-use road::{cloud::Cloud, wire::TcpWire};
+use road::{
+    cloud::Cloud,
+    disk::{PowerDisk, SmallDisk},
+    wire::TcpWire,
+};
 
 const DEVICES: usize = 8;
 const ROOMY: u64 = 256 << 20;

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each of them uses a part
 
 pub mod cloud;
+pub mod disk;
 pub mod wire;
 
 use std::path::Path;

@@ -367,6 +367,8 @@ pub fn connection(now: Millis) -> Connection {
         queued: 0,
         dropped: BTreeMap::new(),
         last_error: None,
+        last_error_at: None,
+        ended: false,
     }
 }
 

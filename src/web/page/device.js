@@ -321,10 +321,10 @@ function aboutTab(page) {
         ["Tags", (device.tags ?? []).join(", ")], ["Groups", (device.groups ?? []).join(", ")],
       ]), h("div", { class: "row" }, lifecycleButtons(page))),
       connection && card("Connection", facts([
-        ["State", connection.connected ? `connected for ${span((Date.now() - connection.since) / 1000)}` : "away"], ["From", connection.address], ["Protocol", connection.protocol], ["Client id", connection.clientId],
+        ["State", `${connection.connected ? "connected" : connection.ended ? "over" : "away"} for ${span((Date.now() - connection.since) / 1000)}`], ["From", connection.address], ["Protocol", connection.protocol], ["Client id", connection.clientId],
         ["Messages in / out", `${count(connection.messagesIn)} / ${count(connection.messagesOut)}`], ["Bytes in / out", `${bytes(connection.bytesIn)} / ${bytes(connection.bytesOut)}`],
         ["Rate in / out", `${rate(connection.rateIn)} / ${rate(connection.rateOut)} per s`], ["Queued for it", count(connection.queued)],
-        ...Object.entries(connection.dropped ?? {}).map(([reason, n]) => [`Dropped, ${reason}`, count(n)]), ["Last error", connection.lastError],
+        ...Object.entries(connection.dropped ?? {}).map(([reason, n]) => [`Dropped, ${reason}`, count(n)]), ["Last error", connection.lastError && [connection.lastError, connection.lastErrorAt && ago(connection.lastErrorAt)].filter(Boolean).join(", ")],
       ])),
       device.counters && card("Driver", facts(leaves(device.counters).map(({ path, value }) => [path.join(" "), shown(value)]))),
       config && card("Configuration", facts([["Wanted version", config.desiredVersion], ["Applied version", config.appliedVersion], ["Status", config.status], ["Reason", config.reason]]),
