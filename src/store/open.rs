@@ -101,6 +101,9 @@ impl Database {
         let sync = if faults::planted("skip-sync") { "OFF" } else { "FULL" };
         connection.pragma_update(None, "synchronous", sync)?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
+        // What undoes one job stays in memory; else SQLite writes every page that a job changes to a temporary file too, as
+        // soon as one job was large.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "max_page_count", self.most_pages())?;
         connection.pragma_update(None, "wal_autocheckpoint", self.wal_share() / 3 / PAGE)?;
         connection.pragma_update(None, "journal_size_limit", self.wal_share())?;
@@ -209,4 +212,29 @@ fn free_space(path: &Path) -> Option<u64> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let space = rustix::fs::statvfs(folder).ok()?;
     Some(space.f_bavail * space.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Store, StoreError, Writer};
+
+    #[tokio::test]
+    async fn a_large_job_writes_no_temporary_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        // More pages than SQLite keeps in memory by itself; only those that were there before must be restored.
+        let fill = |writer: &mut Writer, value: u8| -> Result<(), StoreError> {
+            (0..800).try_for_each(|n| writer.set(&format!("page {n}"), &[value; 300]))
+        };
+        store.write(move |writer| fill(writer, 1)).await.expect("stored");
+        let open = store.write(move |writer| {
+            fill(writer, 2)?;
+            let open = std::fs::read_dir("/proc/self/fd").map_err(|e| StoreError::Damaged(e.to_string()))?;
+            let links = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+            // Without a name where the file system can, else with SQLite's own.
+            let temporary = |link: &String| link.contains("/#") || link.contains("etilqs_");
+            Ok(links.map(|link| link.display().to_string()).filter(temporary).collect::<Vec<_>>())
+        });
+        assert_eq!(open.await.expect("stored"), Vec::<String>::new());
+    }
 }

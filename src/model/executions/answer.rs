@@ -48,10 +48,10 @@ impl Rejected {
 /// `notify`: the pending executions by status.
 pub fn notify(queue: &Queue, now: Millis) -> Json {
     let mut jobs = Map::new();
-    for (word, status) in [("IN_PROGRESS", Status::InProgress), ("QUEUED", Status::Queued)] {
-        let list: Vec<Json> = queue.pending(status).into_iter().map(summary).collect();
+    let (begun, queued) = queue.pending();
+    for (word, list) in [("IN_PROGRESS", begun), ("QUEUED", queued)] {
         if !list.is_empty() {
-            jobs.insert(word.to_owned(), Json::Array(list));
+            jobs.insert(word.to_owned(), list.into_iter().map(summary).collect());
         }
     }
     json!({ "timestamp": now.seconds(), "jobs": jobs })
@@ -120,8 +120,9 @@ impl Queue {
     fn answer(&mut self, topic: &JobsTopic, request: &Map<String, Json>, now: Millis) -> Result<Json, Rejected> {
         match topic {
             JobsTopic::Get => {
-                let list = |status| self.pending(status).into_iter().map(summary).collect::<Vec<_>>();
-                Ok(json!({ "inProgressJobs": list(Status::InProgress), "queuedJobs": list(Status::Queued) }))
+                let list = |of: Vec<&Execution>| of.into_iter().map(summary).collect::<Vec<_>>();
+                let (begun, queued) = self.pending();
+                Ok(json!({ "inProgressJobs": list(begun), "queuedJobs": list(queued) }))
             }
             JobsTopic::StartNext => self.start_next(request, now),
             JobsTopic::Describe(id) if id == "$next" => {

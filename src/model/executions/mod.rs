@@ -13,7 +13,7 @@ pub use answer::{Answer, Rejected, notify, notify_next};
 use super::time::Millis;
 
 const MINUTE: i64 = 60_000;
-/// Entries of a list a device is shown.
+/// Entries a device is shown at once, whatever their states.
 const SHOWN: usize = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,10 +277,16 @@ impl Queue {
         self.ended.push(ended);
     }
 
-    fn pending(&self, status: Status) -> Vec<&Execution> {
-        let mut found: Vec<&Execution> = self.executions.iter().filter(|e| e.status == status).collect();
-        found.sort_by_key(|e| (e.queued_at, e.order));
-        found.truncate(SHOWN);
-        found
+    /// What lists show: those in progress, then those that wait, each in the order of creation, [`SHOWN`] in all.
+    fn pending(&self) -> (Vec<&Execution>, Vec<&Execution>) {
+        let of = |status| {
+            let mut found: Vec<&Execution> = self.executions.iter().filter(|e| e.status == status).collect();
+            found.sort_by_key(|e| (e.queued_at, e.order));
+            found
+        };
+        let (mut begun, mut queued) = (of(Status::InProgress), of(Status::Queued));
+        begun.truncate(SHOWN);
+        queued.truncate(SHOWN - begun.len());
+        (begun, queued)
     }
 }

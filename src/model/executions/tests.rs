@@ -58,3 +58,27 @@ fn what_cannot_be_a_job_is_said() {
     assert!(Given { minutes: Some(0), ..good.clone() }.check().is_err());
     assert_eq!(Given { retries: 11, ..good }.check(), Err(BadJob::Retries(11)));
 }
+
+#[test]
+fn a_list_has_ten_entries_whatever_their_states_and_what_is_in_progress_comes_first() {
+    let mut queue = Queue::default();
+    for n in 0..14 {
+        let given = Given { job_id: format!("j{n}"), document: json!({}), minutes: None, retries: 0 };
+        assert!(queue.give(given, Millis(n)));
+    }
+    let begun = json!({"status": "IN_PROGRESS"}).to_string();
+    queue.request(&JobsTopic::Update("j12".into()), begun.as_bytes(), Millis(20)).expect("begun");
+    let listed = queue.request(&JobsTopic::Get, b"{}", Millis(21)).expect("listed");
+    let told = notify(&queue, Millis(21))["jobs"].clone();
+    let names = |list: &Json| -> Vec<String> {
+        let list = list.as_array().expect("a list");
+        list.iter().map(|one| one["jobId"].as_str().expect("an id").to_owned()).collect()
+    };
+    let queued: Vec<String> = (0..9).map(|n| format!("j{n}")).collect();
+    for (in_progress, waiting) in
+        [(&listed["inProgressJobs"], &listed["queuedJobs"]), (&told["IN_PROGRESS"], &told["QUEUED"])]
+    {
+        assert_eq!(names(in_progress), ["j12"]);
+        assert_eq!(names(waiting), queued);
+    }
+}
