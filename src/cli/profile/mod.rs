@@ -1,5 +1,6 @@
 //! `headgate profile …`: look at device profiles, check them, begin one, make one from a table.
 
+mod columns;
 mod import;
 mod words;
 
@@ -24,7 +25,7 @@ pub struct Arguments {
 enum What {
     /// Check profile files; shows all problems and what looks odd
     Check { files: Vec<PathBuf> },
-    /// List all profiles, or show one
+    /// List all profiles, or show one: by its name, or from a file
     Show {
         name: Option<String>,
         #[command(flatten)]
@@ -42,6 +43,14 @@ enum What {
         /// Name of the new profile
         #[arg(long)]
         name: String,
+        /// What the device is, for people
+        #[arg(long)]
+        title: Option<String>,
+        #[arg(long)]
+        maker: Option<String>,
+        /// The document the table is from
+        #[arg(long)]
+        source: Option<String>,
     },
 }
 
@@ -71,10 +80,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             print!("{}", START.replace("NAME", name));
             ExitCode::SUCCESS
         }
-        What::Import { file, name } => {
-            match fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|t| import::import(&t, name)) {
-                Ok(profile) => {
-                    print!("{profile}");
+        What::Import { file, name, title, maker, source } => {
+            let (title, maker, source) = (title.clone(), maker.clone(), source.clone());
+            let about = import::About { name: name.clone(), title, maker, source };
+            match fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|t| import::import(&t, &about)) {
+                Ok(imported) => {
+                    print!("{}", imported.profile);
+                    imported.remarks.iter().for_each(|remark| eprintln!("{remark}"));
                     ExitCode::SUCCESS
                 }
                 Err(error) => {
