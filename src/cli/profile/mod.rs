@@ -66,6 +66,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             problems.iter().for_each(|problem| eprintln!("{problem}"));
             ExitCode::SUCCESS
         }
+        What::Show { name: Some(file), .. } if file.ends_with(".toml") => show_file(file),
         What::Show { name: Some(name), config } => match Profiles::with_overlay(&config.profiles()).0.get(name) {
             Some(profile) => {
                 show(profile);
@@ -185,6 +186,20 @@ fn odd(profile: &Profile) -> Vec<String> {
         }
     }
     odd
+}
+
+fn show_file(file: &str) -> ExitCode {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (profile, problems) = Profile::parse(file, &text);
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    profile.iter().for_each(show);
+    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) }
 }
 
 fn show(profile: &Profile) {
