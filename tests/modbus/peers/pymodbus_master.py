@@ -82,15 +82,15 @@ def main(kind, port):
     if OLD:
         assert good(client.execute(ReportSlaveIdRequest(unit=9))).identifier[:13] == b"Maker Product"
         assert good(client.execute(ReadExceptionStatusRequest(unit=9))).status == 0
-        # Its queues have no working decoder over RTU, and its diagnostics none of the data.
+        # Its diagnostics give nothing of the data.
         good(client.execute(ReturnQueryDataRequest(0x1234, unit=9)))
-        if kind == "tcp":
-            good(client.execute(ReadFifoQueueRequest(4, unit=9)))
+        good(client.execute(ReadFifoQueueRequest(4, unit=9)))
     else:
         assert good(client.report_device_id(**unit)).identifier[:13] == b"Maker Product"
         assert good(client.read_exception_status(**unit)).status == 0
         assert good(client.diag_query_data(b"\x12\x34", **unit)).message == b"\x12\x34"
-        assert good(client.read_fifo_queue(address=4, **unit)).values == [43, 44, 77]
+        if kind == "tcp":  # 3.16 takes a queue's RTU frame for two bytes shorter than it is
+            assert good(client.read_fifo_queue(address=4, **unit)).values == [43, 44, 77]
     client.close()
     print("ok")
 

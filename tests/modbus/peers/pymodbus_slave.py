@@ -36,7 +36,7 @@ try:  # 3.0
 except ImportError:  # 3.11 and newer
     from pymodbus import FramerType, ModbusDeviceIdentification
     from pymodbus.datastore import ModbusDeviceContext
-    from pymodbus.pdu.file_message import ReadFileRecordRequest, ReadFileRecordResponse, WriteFileRecordRequest
+    from pymodbus.pdu.file_message import FileRecord, ReadFileRecordRequest, ReadFileRecordResponse, WriteFileRecordRequest
 
     FRAMERS = {"tcp": FramerType.SOCKET, "rtu": FramerType.RTU, "ascii": FramerType.ASCII}
     DEVICES = "devices"
@@ -88,6 +88,13 @@ if DEVICES == "slaves":
 else:
 
     class Read(ReadFileRecordRequest):
+        def decode(self, data):  # 3.16 takes the registers asked for as bytes
+            self.records = []
+            for at in range(1, data[0], 7):
+                _, file, number, length = struct.unpack(">BHHH", data[at : at + 7])
+                self.records.append(FileRecord(file_number=file, record_number=number))
+                self.records[-1].record_length = length
+
         async def datastore_update(self, context, device_id):
             for record in self.records:
                 record.record_data = contents(record)
