@@ -12,6 +12,9 @@ use super::{
 };
 use crate::config::modbus::profile::Profile;
 
+/// The source of a table that came without one.
+pub(super) const UNNAMED: &str = "imported table; name its document";
+
 /// What a person says about the table.
 #[derive(Debug, Clone, Default)]
 pub(super) struct About {
@@ -39,7 +42,7 @@ pub(super) fn import(text: &str, about: &About) -> Result<Imported, String> {
         quoted(name),
         or(&about.title, name),
         or(&about.maker, ""),
-        or(&about.source, "imported table; name its document")
+        or(&about.source, UNNAMED)
     );
     let mut writer = Writer { sheet: &sheet, names: Vec::new(), guesses: 0 };
     let mut left_out = Vec::new();

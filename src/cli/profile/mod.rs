@@ -106,6 +106,7 @@ maker = "Its maker"
 kind = "energy-meter"          # sensor, inverter, drive, io, ventilation, heat-pump …
 version = 1
 source = "Title and revision of the document with the register table"
+checked = "what it was compared with: the document, the display of a device with firmware …"
 interval = "10s"               # how often, where a register says nothing else
 order = "ABCD"                 # ABCD highest byte first; CDAB low word first; `headgate modbus solve` finds it
 
@@ -166,6 +167,14 @@ fn check(files: &[PathBuf]) -> ExitCode {
 /// What is allowed and still looks like a slip.
 fn odd(profile: &Profile) -> Vec<String> {
     let mut odd = Vec::new();
+    if profile.checked.is_none() {
+        odd.push(
+            "it does not say what it was compared with; add checked = \"display of a device, firmware 1.4\"".into(),
+        );
+    }
+    if profile.source.starts_with(import::UNNAMED) {
+        odd.push("its source is not named; say which document, revision and table".into());
+    }
     let readable: Vec<&Point> = profile.points.iter().map(AsRef::as_ref).filter(|p| p.readable()).collect();
     for (index, point) in readable.iter().enumerate() {
         for other in &readable[..index] {
@@ -205,7 +214,8 @@ fn show_file(file: &str) -> ExitCode {
 fn show(profile: &Profile) {
     println!("{}  {}", profile.name, profile.title);
     println!("maker {}, {}, version {}", profile.maker, profile.kind, profile.version);
-    println!("source {}\n", profile.source);
+    println!("source {}", profile.source);
+    println!("checked {}\n", profile.checked.as_deref().unwrap_or("not said"));
     println!(
         "{:<28} {:<8} {:>6}  {:<10} {:<5} {:>8}  {:<6} {:<3} every",
         "name", "table", "addr", "type", "order", "scale", "unit", ""
