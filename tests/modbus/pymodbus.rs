@@ -41,7 +41,26 @@ async fn pymodbus_over_tcp_gives_and_takes_every_kind_of_value() {
     let rig = Rig::start(tcp_bus(([127, 0, 0, 1], port).into(), EVERYTHING));
     let who = rig.tool(json!({ "tool": "identify", "device": "slave" })).await.expect("an answer");
     assert_eq!(who["identity"]["vendor"], "pymodbus", "{who}");
+    files(&rig).await;
     everything(rig).await;
+}
+
+/// Records of its file 4 are read and written, and any function is sent as bytes.
+async fn files(rig: &Rig) {
+    let read = json!({ "tool": "read", "unit": 5, "file": 4, "address": 10, "count": 3 });
+    let read = rig.tool(read).await.expect("records");
+    assert_eq!(read["registers"], json!([4010, 4011, 4012]), "{read}");
+    let write =
+        json!({ "tool": "write", "unit": 5, "file": 4, "address": 20, "type": "f32", "order": "CDAB", "value": 21.5 });
+    let written = rig.tool(write).await.expect("written");
+    assert_eq!((&written["readBack"], &written["verified"]), (&json!(21.5), &json!(true)), "{written}");
+    let words =
+        rig.tool(json!({ "tool": "read", "unit": 5, "file": 4, "address": 20, "count": 2 })).await.expect("records");
+    assert_eq!(words["registers"], json!([0, 0x41AC]), "{words}");
+    let status = rig.tool(json!({ "tool": "raw", "unit": 5, "pdu": "07" })).await.expect("an answer");
+    assert_eq!(status["reply"], json!("0700"), "{status}");
+    let bare = rig.tool(json!({ "tool": "raw", "unit": 5, "pdu": "03 00 07 00 01" })).await.expect("an answer");
+    assert_eq!(bare["reply"], json!("03020007"), "{bare}");
 }
 
 #[tokio::test]
@@ -49,7 +68,9 @@ async fn pymodbus_with_rtu_frames_over_tcp_gives_and_takes_every_kind_of_value()
     let port = free_port();
     let _slave = start(&["rtu-over-tcp", &port.to_string()]);
     let head = format!("[bus]\nprotocol = \"modbus-rtu-over-tcp\"\naddress = \"127.0.0.1:{port}\"\n");
-    everything(Rig::start(bus(&(head + EVERYTHING)))).await;
+    let rig = Rig::start(bus(&(head + EVERYTHING)));
+    files(&rig).await;
+    everything(rig).await;
 }
 
 #[tokio::test]

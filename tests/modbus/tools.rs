@@ -95,6 +95,47 @@ async fn a_tool_gets_its_turn_on_a_bus_that_is_never_idle() {
 }
 
 #[tokio::test]
+async fn a_unit_that_is_silent_where_it_should_refuse_is_found_and_recognised() {
+    let tasks = Tasks::new();
+    let mut sensor = Unit::from_profile(Profiles::shipped().get("xy-md02").expect("a profile"), 2);
+    sensor.identity.clear();
+    let simulator = Modbus::tcp(&tasks, loopback(), [(2, sensor)]).await.expect("a simulator");
+    simulator.faults.set(2, "mute".parse().expect("a fault"));
+    let rig = Rig::start(tcp_bus(simulator.address(), ""));
+    let ask = json!({ "tool": "scan", "units": "1-3", "timeoutMs": 100, "probes": ["holding:0", "input:1"] });
+    let found = rig.tool(ask).await.expect("a scan");
+    assert_eq!(found["found"][0]["profiles"], json!(["xy-md02"]), "{found}");
+    let nobody = rig.tool(json!({ "tool": "identify", "unit": 3, "timeoutMs": 20 })).await.expect_err("nobody");
+    assert_eq!(nobody.message, "no reply within 20 ms");
+}
+
+#[tokio::test]
+async fn slips_of_a_technician_are_told_by_their_cause_and_write_nothing() {
+    let tasks = Tasks::new();
+    let simulator = pump(&tasks).await;
+    let rig = Rig::start(tcp_bus(simulator.address(), PUMP));
+    for (request, why) in [
+        (json!({ "tool": "read", "unit": 1, "address": 40101 }), "its address on the wire is 100"),
+        (json!({ "tool": "read", "unit": 1, "address": 0, "type": "float" }), "one of bool, u8 u16"),
+        (json!({ "tool": "read", "unit": 1, "address": 0, "order": "BIG" }), "one of ABCD"),
+        (json!({ "tool": "read", "unit": 1 }), "say where"),
+        (json!({ "tool": "read", "unit": 1, "address": 0, "count": 126 }), "1 to 125 registers"),
+        (json!({ "tool": "write", "unit": 1, "table": "input", "address": 5, "value": 1 }), "can only be read"),
+        (
+            json!({ "tool": "write", "unit": 1, "file": 4, "address": 5, "value": 1, "revertAfterMs": 5 }),
+            "not taken back",
+        ),
+        (json!({ "tool": "raw", "unit": 1, "pdu": "no" }), "not hexadecimal"),
+        (json!({ "tool": "raw", "unit": 1, "pdu": "83 00" }), "a function from 1 to 127"),
+        (json!({ "tool": "scan", "units": "1", "probes": ["input"] }), "such as input:1"),
+    ] {
+        let refused = rig.tool(request.clone()).await.expect_err("refused");
+        assert!(refused.message.contains(why), "{request}: {}", refused.message);
+    }
+    assert_eq!(simulator.registers.read(1, Table::Holding, 5, 1), Some(vec![40]));
+}
+
+#[tokio::test]
 async fn an_inverter_is_found_by_its_sunspec_models_and_read_with_its_scale_factors() {
     let tasks = Tasks::new();
     let profiles = Profiles::shipped();

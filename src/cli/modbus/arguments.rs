@@ -65,9 +65,12 @@ pub(super) struct What {
     /// coil, discrete, holding or input
     #[arg(long, default_value = "holding")]
     pub(super) table: String,
-    /// Zero-based address
-    #[arg(long, short)]
+    /// Address as on the wire, from 0: 100 or 0x64 (the maker's 40101 is 100)
+    #[arg(long, short, value_parser = number)]
     pub(super) address: Option<u16>,
+    /// A file of this number (functions 20 and 21); the address is a record in it
+    #[arg(long, conflicts_with_all = ["name", "table"])]
+    pub(super) file: Option<u16>,
     /// u16, i32, f32, text:8 …
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     pub(super) kind: Option<String>,
@@ -93,6 +96,9 @@ pub(super) enum Tool {
         /// Line settings to try, such as "9600 8N1" (several times); polling waits meanwhile
         #[arg(long = "try", value_name = "LINE")]
         lines: Vec<String>,
+        /// What to ask (several times): some devices are silent where they should refuse [default: holding:0]
+        #[arg(long = "probe", value_name = "TABLE:ADDRESS")]
+        probes: Vec<String>,
     },
     /// Ask a unit who it is, and which profiles fit
     Identify {
@@ -131,6 +137,16 @@ pub(super) enum Tool {
         #[arg(long, value_name = "TIME")]
         revert_after: Option<String>,
     },
+    /// Send any function as bytes and show the reply; what it does is up to the device
+    Raw {
+        #[command(flatten)]
+        place: Where,
+        #[command(flatten)]
+        whom: Whom,
+        /// Function and data in hexadecimal, such as 11 or "08 00 00 12 34"
+        #[arg(value_name = "HEX")]
+        pdu: String,
+    },
     /// Find type, order, scale and address of the number on the device's display
     Solve {
         #[command(flatten)]
@@ -141,10 +157,10 @@ pub(super) enum Tool {
         #[arg(long, default_value = "holding")]
         table: String,
         /// About where it should be
-        #[arg(long, short)]
+        #[arg(long, short, value_parser = number)]
         address: u16,
         /// What the display shows
-        #[arg(long, allow_negative_numbers = true)]
+        #[arg(long, allow_negative_numbers = true, value_parser = shown)]
         display: f64,
         /// Registers looked at on both sides
         #[arg(long, default_value_t = 4)]
@@ -188,7 +204,29 @@ impl Whom {
 
 impl What {
     pub(super) fn place(&self) -> Place {
-        let (name, kind, order, scale) = (self.name.clone(), self.kind.clone(), self.order.clone(), self.scale);
-        Place { name, table: Some(self.table.clone()), address: self.address, count: None, kind, order, scale }
+        let (name, kind, order) = (self.name.clone(), self.kind.clone(), self.order.clone());
+        let table = Some(self.table.clone());
+        Place { name, table, address: self.address, file: self.file, count: None, kind, order, scale: self.scale }
     }
+}
+
+/// `230.4`, and `230,4` as displays of half the world have it.
+fn shown(text: &str) -> Result<f64, String> {
+    text.replace(',', ".").parse().map_err(|_| "this is no number such as 230.4".to_owned())
+}
+
+/// `100` and `0x64`.
+fn number(text: &str) -> Result<u16, String> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let number = digits.map_or_else(|| text.parse::<u32>(), |hex| u32::from_str_radix(hex, 16));
+    let Ok(number) = number else { return Err("an address is a number such as 100 or 0x64".into()) };
+    u16::try_from(number).map_err(|_| {
+        let table = match number {
+            100_001..=165_536 => "--table discrete",
+            300_001..=365_536 => "--table input",
+            400_001..=465_536 => "--table holding",
+            _ => return "addresses on the wire end at 65535".to_owned(),
+        };
+        format!("this is the maker's number; on the wire it is {table} -a {}", number % 100_000 - 1)
+    })
 }

@@ -29,7 +29,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Tool::Simulate(arguments) => return simulate::run(&arguments),
         Tool::Budget { file: Some(file), place } => return file_budget(&file, &place),
         Tool::Budget { place, .. } => (place, ToolRequest::Budget {}),
-        Tool::Scan { place, units, timeout, lines } => (place, ToolRequest::Scan { units, timeout_ms: timeout, lines }),
+        Tool::Scan { place, units, timeout, lines, probes } => {
+            (place, ToolRequest::Scan { units, timeout_ms: timeout, lines, probes })
+        }
         Tool::Identify { place, whom } => match whom.target() {
             Ok(target) => (place, ToolRequest::Identify { target }),
             Err(error) => return complain(&error),
@@ -43,7 +45,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
             let (target, revert) = match (whom.target(), revert) {
                 (Ok(target), Ok(revert)) => (target, revert),
                 (Err(error), _) => return complain(&error),
-                (_, Err(error)) => return complain(&format!("--revert-after {error}")),
+                (_, Err(error)) => {
+                    return complain(&format!("--revert-after {}: {error}", revert_after.unwrap_or_default()));
+                }
             };
             // `true`, `21.5` and `"text"` as JSON; any other word is a text.
             let value = serde_json::from_str(&value).unwrap_or(Json::String(value));
@@ -57,6 +61,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
                 }
             });
         }
+        Tool::Raw { place, whom, pdu } => match whom.target() {
+            Ok(target) => (place, ToolRequest::Raw { target, pdu }),
+            Err(error) => return complain(&error),
+        },
         Tool::Solve { place, whom, table, address, display, around } => match whom.target() {
             Ok(target) => (place, ToolRequest::Solve { target, table, address, display, around }),
             Err(error) => return complain(&error),
@@ -64,7 +72,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Tool::Scope { place, time, unit, capture } => {
             let seconds = match crate::config::amount::parse_duration(&time) {
                 Ok(time) => time.as_secs_f64(),
-                Err(error) => return complain(&format!("--time {error}")),
+                Err(error) => return complain(&format!("--time {time}: {error}")),
             };
             return scope(&place, &ToolRequest::Scope { seconds, unit }, capture.as_deref());
         }

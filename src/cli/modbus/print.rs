@@ -34,11 +34,20 @@ pub(super) fn answer(request: &ToolRequest, answer: &Json, json: bool) {
         ToolRequest::Scan { .. } => {
             let found = answer["found"].as_array().map_or(0, Vec::len);
             println!("{found} unit{} found", if found == 1 { "" } else { "s" });
+            if found == 0 {
+                println!(
+                    "Wiring, address and line settings right? `--try \"19200 8E1\"` tries others, a longer --timeout waits"
+                );
+                println!(
+                    "for slow units, and `--probe input:1` finds devices that are silent where they should refuse."
+                );
+            }
         }
         ToolRequest::Identify { .. } => println!("{}", unit(answer)),
         ToolRequest::Read { .. } => read(answer),
         ToolRequest::Solve { .. } => solve(answer),
         ToolRequest::Write { .. } => write(answer),
+        ToolRequest::Raw { .. } => raw(answer),
         ToolRequest::Budget {} => budget(answer),
         ToolRequest::Scope { .. } => scope(answer),
         _ => println!("{answer:#}"),
@@ -97,7 +106,7 @@ fn read(answer: &Json) {
 }
 
 fn write(answer: &Json) {
-    let held = if answer["verified"] == true { "and holds it" } else { "but the device holds another value" };
+    let held = if answer["verified"] == true { "the device holds it" } else { "the device holds ANOTHER value" };
     println!("was {}, wrote {}, read back {}: {held}", answer["before"], answer["written"], answer["readBack"]);
     match answer["reverted"].as_bool() {
         Some(true) => println!("taken back: {} again", answer["now"]),
@@ -106,8 +115,24 @@ fn write(answer: &Json) {
     }
 }
 
+fn raw(answer: &Json) {
+    let reply = answer["reply"].as_str().unwrap_or_default();
+    match answer["exception"].as_str() {
+        Some(code) => println!("{reply}  {code}"),
+        // What a person may read of it, beside the digits.
+        None => {
+            let bytes = hex::decode(reply).unwrap_or_default();
+            let text = bytes.iter().map(|b| if b.is_ascii_graphic() || *b == b' ' { char::from(*b) } else { '.' });
+            println!("{reply}  {}", text.collect::<String>());
+        }
+    }
+}
+
 fn scope(answer: &Json) {
     println!("{} frames, {} not shown", answer["frames"], answer["lost"]);
+    if answer["frames"] == 0 {
+        println!("Nothing passed. A scope shows what the gateway says and hears; name a bus that it polls with --bus.");
+    }
     for (unit, notes) in answer["notes"].as_object().into_iter().flatten() {
         for (note, count) in notes.as_object().into_iter().flatten() {
             println!("  unit {unit}: {count} x {note}");
@@ -116,6 +141,11 @@ fn scope(answer: &Json) {
 }
 
 fn solve(answer: &Json) {
+    if answer["candidates"].as_array().is_none_or(Vec::is_empty) {
+        println!("No type, order or scale gives this number there. Does the display still show it? Look further with");
+        println!("--around 20, or in the other table (--table input).");
+        return;
+    }
     println!("score  address  type   order     scale    value");
     for c in answer["candidates"].as_array().into_iter().flatten() {
         let text = |key: &str| c[key].as_str().unwrap_or_default().to_owned();

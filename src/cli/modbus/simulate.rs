@@ -52,7 +52,7 @@ pub struct Arguments {
     /// The pseudo terminal is a line of this speed: replies take their time, and other speeds are not understood
     #[arg(long)]
     baud: Option<u32>,
-    /// What goes wrong: UNIT:delay=200ms,exception=6,drop=10,damage=5,transaction=5,halves=5,doubles=5,close=1,echo
+    /// What goes wrong: UNIT:delay=200ms,exception=6,drop=10,damage=5,transaction=5,halves=5,doubles=5,close=1,echo,mute
     /// (unit 0: all; may be given several times)
     #[arg(long, value_name = "UNIT:FAULTS")]
     fault: Vec<String>,

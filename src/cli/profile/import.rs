@@ -3,208 +3,284 @@
 
 use std::fmt::Write as _;
 
-use super::words::{access_of, camel, first_number, low_word_first, number, table_of, titles, type_of};
+use super::{
+    columns::{Column, Sheet},
+    words::{
+        access_of, camel, first_number, low_word_first, number, range, speaks_of_bits, table_of, titles, type_of,
+        unit_of, weight,
+    },
+};
 use crate::config::modbus::profile::Profile;
 
-/// What a column holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Column {
-    Name,
-    Address,
-    Reference,
-    /// "Register": the maker's number where it looks like one (40013), else the address.
-    Register,
-    Function,
-    Table,
-    Type,
-    Length,
-    Order,
-    Scale,
-    Offset,
-    Unit,
-    Access,
-    Min,
-    Max,
-    Interval,
-    About,
+/// The source of a table that came without one.
+pub(super) const UNNAMED: &str = "imported table; name its document";
+
+/// What a person says about the table.
+#[derive(Debug, Clone, Default)]
+pub(super) struct About {
+    pub name: String,
+    pub title: Option<String>,
+    pub maker: Option<String>,
+    pub source: Option<String>,
 }
 
-/// Headings as makers write them, lower case, without anything in brackets.
-const HEADINGS: [(Column, &[&str]); 17] = [
-    (Column::Name, &["name", "parameter", "variable", "tag", "symbol", "signal", "value", "quantity", "description"]),
-    (
-        Column::Address,
-        &["address", "addr", "adr", "offset address", "modbus address", "register address", "start address"],
-    ),
-    (Column::Reference, &["reference", "modicon", "plc address"]),
-    (Column::Register, &["register", "reg", "register number", "registers", "modbus register", "start register"]),
-    (Column::Function, &["function", "function code", "fc", "fct", "read function"]),
-    (Column::Table, &["table", "register type", "object type", "area"]),
-    (Column::Type, &["type", "format", "data type", "datatype", "data format"]),
-    (
-        Column::Length,
-        &["length", "size", "words", "count", "quantity of registers", "number of registers", "no. of registers"],
-    ),
-    (Column::Order, &["order", "byte order", "word order"]),
-    (Column::Scale, &["scale", "factor", "multiplier", "resolution", "scaling", "gain"]),
-    (Column::Offset, &["offset"]),
-    (Column::Unit, &["unit", "units"]),
-    (Column::Access, &["access", "r/w", "rw", "read/write", "mode"]),
-    (Column::Min, &["min", "minimum"]),
-    (Column::Max, &["max", "maximum"]),
-    (Column::Interval, &["interval", "every"]),
-    (
-        Column::About,
-        &["about", "remarks", "remark", "comment", "comments", "note", "notes", "meaning", "values", "description"],
-    ),
-];
+/// The profile, and what its reader should know about how it came to be.
+#[derive(Debug)]
+pub(super) struct Imported {
+    pub profile: String,
+    pub remarks: Vec<String>,
+}
 
 /// A table as a profile. `Err` where the heading does not tell enough.
-pub(super) fn import(text: &str, name: &str) -> Result<String, String> {
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-    let heading = lines.next().ok_or("the file is empty")?;
-    let separator = [';', '\t', ','].into_iter().max_by_key(|c| heading.matches(*c).count()).unwrap_or(',');
-    let columns = columns(&cells(heading, separator));
-    let has = |column| columns.contains(&Some(column));
-    if !has(Column::Name) || !(has(Column::Address) || has(Column::Reference) || has(Column::Register)) {
-        let found = cells(heading, separator).join(", ");
-        return Err(format!("the heading needs a name and an address (or register, or reference); found {found}"));
-    }
+pub(super) fn import(text: &str, about: &About) -> Result<Imported, String> {
+    let sheet = Sheet::read(text)?;
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let or = |text: &Option<String>, else_: &str| quoted(text.as_deref().unwrap_or(else_));
+    let name = &about.name;
     let mut profile = format!(
-        "name = \"{name}\"\ntitle = \"{name}\"\nmaker = \"\"\nkind = \"other\"\nversion = 1\n\
-         source = \"imported table; name its document\"\n"
+        "name = {}\ntitle = {}\nmaker = {}\nkind = \"other\"\nversion = 1\nsource = {}\n",
+        quoted(name),
+        or(&about.title, name),
+        or(&about.maker, ""),
+        or(&about.source, UNNAMED)
     );
-    let mut names: Vec<String> = Vec::new();
-    for line in lines {
-        let cells = cells(line, separator);
-        let cell = |wanted: Column| -> Option<&str> {
-            let place = columns.iter().position(|column| *column == Some(wanted))?;
-            cells.get(place).map(|cell| cell.trim()).filter(|cell| !matches!(*cell, "" | "-" | "—" | "n/a"))
+    let mut writer = Writer { sheet: &sheet, names: Vec::new(), guesses: 0 };
+    let mut left_out = Vec::new();
+    for line in &sheet.lines {
+        let place =
+            [Column::Reference, Column::Register, Column::Address].into_iter().find_map(|c| sheet.cell(line, c));
+        match (sheet.cell(line, Column::Name), place) {
+            (Some(title), Some(place)) if !first_number(place).is_empty() => writer.register(&mut profile, title, line),
+            // Lines between the blocks of a table have a title and no place.
+            (Some(title), _) => left_out.push(title),
+            _ => {}
+        }
+    }
+    let mut remarks = vec![format!("{} registers from {} lines", writer.names.len(), sheet.lines.len())];
+    if !left_out.is_empty() {
+        remarks.push(format!("no address, left out: {}", left_out.join(", ")));
+    }
+    if !sheet.unknown().is_empty() {
+        remarks.push(format!("columns that were not used: {}", sheet.unknown().join(", ")));
+    }
+    if writer.guesses > 0 {
+        remarks.push(format!("{} guesses; each is marked with # in the profile", writer.guesses));
+    }
+    let (_, problems) = Profile::parse(&format!("{name}.toml"), &profile);
+    remarks.extend(problems.iter().map(ToString::to_string));
+    Ok(Imported { profile, remarks })
+}
+
+struct Writer<'s> {
+    sheet: &'s Sheet,
+    names: Vec<String>,
+    guesses: usize,
+}
+
+impl Writer<'_> {
+    /// Writes one `[[register]]`.
+    fn register(&mut self, profile: &mut String, title: &str, line: &[String]) {
+        let cell = |column| self.sheet.cell(line, column);
+        let text = |text: &str| toml::Value::from(text).to_string();
+        let mut own = camel(title);
+        for number in 2.. {
+            if !self.names.contains(&own) {
+                break;
+            }
+            own = format!("{}{number}", camel(title));
+        }
+        let mut out: Vec<(&str, String)> = vec![("name", text(&own))];
+        let table = cell(Column::Table).and_then(table_of).or(cell(Column::Function).and_then(table_of));
+        match (cell(Column::Reference), cell(Column::Register), cell(Column::Address)) {
+            (Some(number), _, None) => out.push(("reference", first_number(number))),
+            (Some(number), _, Some(address)) => {
+                // The wire's own address counts more than the number people call it by; that one tells the table.
+                let table = table.or(first_number(number).parse().ok().and_then(table_of_reference));
+                out.push(("address", first_number(address)));
+                out.extend(table.filter(|t| *t != "holding").map(|table| ("table", text(table))));
+            }
+            (None, _, Some(number)) => out.push(("address", first_number(number))),
+            (None, Some(number), None) => {
+                let first = first_number(number);
+                // 00001 to 09999 are coils where a table writes all five digits.
+                let coil = number.starts_with('0') && number.chars().take_while(char::is_ascii_digit).count() >= 5;
+                let is_reference = coil || first.parse::<u32>().is_ok_and(|n| table_of_reference(n).is_some());
+                out.push((if is_reference && table.is_none() { "reference" } else { "address" }, first));
+            }
+            (None, None, None) => {}
+        }
+        if let Some(table) = table.filter(|_| cell(Column::Reference).is_none() || cell(Column::Address).is_none()) {
+            out.push(("table", text(table)));
+        }
+        let remark = [Column::About, Column::Range].into_iter().filter_map(cell).collect::<Vec<_>>().join("; ");
+        let mut kind = String::new();
+        // NIBE writes the type under "Size".
+        let (named, length) = match (cell(Column::Type), cell(Column::Length)) {
+            (None, Some(size)) if size.starts_with(char::is_alphabetic) => (Some(size), None),
+            (named, length) => (named, length.and_then(|length| first_number(length).parse::<usize>().ok())),
         };
-        // Lines between the blocks of a table have a title and no place.
-        let place = cell(Column::Reference).or(cell(Column::Register)).or(cell(Column::Address));
-        let (Some(title), Some(_)) = (cell(Column::Name), place) else { continue };
-        register(&mut profile, &mut names, title, &cell);
+        match (named, length) {
+            (Some(word), _) => kind = type_of(word, length),
+            (None, Some(registers @ (2 | 4))) => {
+                kind = format!("u{}", registers * 16);
+                self.guesses += 1;
+                out.push(("# type", format!("guessed from {registers} registers; it may be signed, or a float")));
+            }
+            _ => {}
+        }
+        if !kind.is_empty() {
+            out.push(("type", text(&kind)));
+        }
+        let swapped = low_word_first(&remark) || cell(Column::Type).is_some_and(low_word_first);
+        match cell(Column::Order) {
+            Some(order) if low_word_first(order) => out.push(("order", text("CDAB"))),
+            Some(order) => out.push(("order", text(order))),
+            None if swapped => out.push(("order", "\"CDAB\" # as the table remarks: low word first".to_owned())),
+            None => {}
+        }
+        let mut unit = cell(Column::Unit).map(unit_of);
+        let scaled = self.scale(line, &remark, &mut out, &mut unit);
+        if let Some(number) = cell(Column::Offset).and_then(number) {
+            out.push(("offset", number));
+        }
+        let access = cell(Column::Access).map_or("r", access_of);
+        if access != "r" {
+            self.limits(line, &mut out);
+        }
+        out.extend(unit.map(|unit| ("unit", text(&unit))));
+        out.extend(cell(Column::Interval).map(|interval| ("interval", text(interval))));
+        if cell(Column::Access).is_some() {
+            out.push(("access", text(access)));
+        }
+        let counts = kind.starts_with(['u', 'i']) || kind.is_empty();
+        if let Some(titles) = titles(&remark).filter(|_| counts && !scaled) {
+            out.push(("titles", titles));
+        } else if speaks_of_bits(&remark) && counts {
+            self.guesses += 1;
+            out.push((
+                "# bits",
+                "the table speaks of single bits: one [[register]] each, type = \"bool\", bits = \"0:1\"".into(),
+            ));
+        }
+        let remark = (!remark.is_empty()).then_some(&*remark);
+        let about: Vec<&str> = (own != title).then_some(title).into_iter().chain(remark).collect();
+        if !about.is_empty() {
+            let about = about.join("; ").split_whitespace().collect::<Vec<_>>().join(" ");
+            out.push(("about", text(&about)));
+        }
+        self.names.push(own);
+        profile.push_str("\n[[register]]\n");
+        for (key, value) in out {
+            let sign = if key.starts_with('#') { ":" } else { " =" };
+            let _ = writeln!(profile, "{key}{sign} {value}");
+        }
     }
-    let (_, problems) = Profile::parse("imported", &profile);
-    for problem in problems {
-        eprintln!("{problem}");
-    }
-    Ok(profile)
-}
 
-/// Writes one `[[register]]`.
-fn register<'c>(profile: &mut String, names: &mut Vec<String>, title: &str, cell: &impl Fn(Column) -> Option<&'c str>) {
-    profile.push_str("\n[[register]]\n");
-    let mut line = |key: &str, value: String| {
-        let _ = writeln!(profile, "{key} = {value}");
-    };
-    let text = |text: &str| toml::Value::from(text).to_string();
-    let mut own = camel(title);
-    while names.contains(&own) {
-        own.push('2');
+    /// Scale, and whether there is one. Makers' "gain 10" and "factor 10" mean that the device sends ten times the value.
+    fn scale(
+        &mut self,
+        line: &[String],
+        remark: &str,
+        out: &mut Vec<(&str, String)>,
+        unit: &mut Option<String>,
+    ) -> bool {
+        let sheet = self.sheet;
+        if let Some(said) = sheet.cell(line, Column::Scale) {
+            let Some(scale) = number(said) else { return false };
+            let heading = sheet.heading(Column::Scale).unwrap_or_default();
+            let whole = scale.parse::<u32>().ok().filter(|n| *n > 1);
+            let divides = !matches!(heading.as_str(), "scale" | "multiplier" | "resolution" | "scaling")
+                && !said.starts_with(['x', 'X', '×', '*']);
+            match whole.filter(|_| divides) {
+                Some(by) => {
+                    self.guesses += 1;
+                    let by_ten = format!("{by}").trim_end_matches('0') == "1";
+                    let scale = if by_ten {
+                        format!("1e-{}", by.ilog10()).parse::<f64>().unwrap_or(1.0)
+                    } else {
+                        1.0 / f64::from(by)
+                    };
+                    out.push((
+                        "scale",
+                        format!("{scale} # {heading} {by} of the table taken as raw / {by}; compare with the display"),
+                    ));
+                }
+                None if scale == "1" => return false,
+                None => out.push(("scale", scale)),
+            }
+            return true;
+        }
+        let Some((by, measure)) = weight(remark) else { return false };
+        out.push(("scale", format!("{by} # as the table remarks: {measure}")));
+        unit.get_or_insert(measure.split('*').next().map(unit_of).unwrap_or_default());
+        true
     }
-    line("name", text(&own));
-    names.push(own.clone());
-    let table = cell(Column::Table).and_then(table_of).or(cell(Column::Function).and_then(table_of));
-    match (cell(Column::Reference), cell(Column::Register), cell(Column::Address)) {
-        (Some(number), _, _) => line("reference", first_number(number)),
-        // The wire's own address counts more than the number people call it by.
-        (None, _, Some(number)) => line("address", first_number(number)),
-        (None, Some(number), None) => {
-            let first = first_number(number);
-            // 00001 to 09999 are coils where a table writes all five digits.
-            let coil = number.starts_with('0') && number.chars().take_while(char::is_ascii_digit).count() >= 5;
-            let is_reference = first.parse::<u32>().is_ok_and(|n| {
-                coil || (10_001..20_000).contains(&n)
-                    || (30_001..50_000).contains(&n)
-                    || (100_001..=465_536).contains(&n)
+
+    /// What may be written: two columns, or a range in one.
+    fn limits(&mut self, line: &[String], out: &mut Vec<(&str, String)>) {
+        let sheet = self.sheet;
+        let ends = (sheet.cell(line, Column::Min).and_then(number), sheet.cell(line, Column::Max).and_then(number));
+        let (min, max) = match ends {
+            // "0 to 0" says that there are none.
+            (Some(min), Some(max)) if min == max => return,
+            (None, None) => match sheet.cell(line, Column::Range).and_then(range) {
+                Some((min, max)) => (Some(min), Some(max)),
+                None => return,
+            },
+            ends => ends,
+        };
+        // NIBE's export gives limits as they are sent, before its factor.
+        let factor = sheet.cell(line, Column::Scale).and_then(number).and_then(|n| n.parse::<f64>().ok());
+        let raw = factor.filter(|factor| *factor > 1.0 && sheet.preamble.contains("ModbusManager"));
+        for (key, end) in [("min", min), ("max", max)] {
+            let end = end.map(|end| match (raw, end.parse::<f64>()) {
+                (Some(factor), Ok(number)) => (number / factor).to_string(),
+                _ => end,
             });
-            line(if is_reference && table.is_none() { "reference" } else { "address" }, first);
+            out.extend(end.map(|end| (key, end)));
         }
-        (None, None, None) => {}
-    }
-    if let Some(table) = table {
-        line("table", text(table));
-    }
-    let remark = cell(Column::About);
-    let length = cell(Column::Length).and_then(|length| first_number(length).parse::<usize>().ok());
-    if let Some(word) = cell(Column::Type) {
-        line("type", text(&type_of(word, length)));
-    }
-    let swapped = remark.is_some_and(low_word_first) || cell(Column::Type).is_some_and(low_word_first);
-    match cell(Column::Order) {
-        Some(order) if low_word_first(order) => line("order", text("CDAB")),
-        Some(order) => line("order", text(order)),
-        None if swapped => line("order", "\"CDAB\" # as the table remarks: low word first".to_owned()),
-        None => {}
-    }
-    for (key, column) in
-        [("scale", Column::Scale), ("offset", Column::Offset), ("min", Column::Min), ("max", Column::Max)]
-    {
-        if let Some(number) = cell(column).and_then(number) {
-            line(key, number);
-        }
-    }
-    for (key, column) in [("unit", Column::Unit), ("interval", Column::Interval)] {
-        cell(column).into_iter().for_each(|value| line(key, text(value)));
-    }
-    if let Some(access) = cell(Column::Access) {
-        line("access", text(access_of(access)));
-    }
-    if let Some(titles) = remark.and_then(titles) {
-        line("titles", titles);
-    }
-    let about: Vec<&str> = (own != title).then_some(title).into_iter().chain(remark).collect();
-    if !about.is_empty() {
-        line("about", text(&about.join("; ")));
     }
 }
 
-/// Each heading's column; none stands twice.
-fn columns(headings: &[String]) -> Vec<Option<Column>> {
-    let mut columns: Vec<Option<Column>> = Vec::new();
-    for heading in headings {
-        let plain = heading.split(['(', '[']).next().unwrap_or("").trim().trim_matches('\u{feff}').to_lowercase();
-        let fits = |(column, words): &&(Column, &[&str])| words.contains(&&*plain) && !columns.contains(&Some(*column));
-        let found = HEADINGS.iter().find(fits).map(|(column, _)| *column);
-        columns.push(found);
-    }
-    columns
-}
-
-/// The cells of a line; quotes hold separators together.
-fn cells(line: &str, separator: char) -> Vec<String> {
-    let mut cells = vec![String::new()];
-    let mut quoted = false;
-    for c in line.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            c if c == separator && !quoted => cells.push(String::new()),
-            c => cells.last_mut().expect("there is always a cell").push(c),
-        }
-    }
-    cells.iter().map(|cell| cell.trim().to_owned()).collect()
+fn table_of_reference(number: u32) -> Option<&'static str> {
+    Some(match number {
+        10_001..=19_999 | 100_001..=165_536 => "discrete",
+        30_001..=39_999 | 300_001..=365_536 => "input",
+        40_001..=49_999 | 400_001..=465_536 => "holding",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::modbus::{
-        kind::{Kind, Table},
+        kind::{Date, Kind, Table},
         point::Access,
     };
+
+    fn of(table: &str, name: &str) -> String {
+        let about = About { name: name.into(), ..About::default() };
+        import(table, &about).expect("a table").profile
+    }
+
+    fn parsed(table: &str) -> Profile {
+        let text = of(table, "imported");
+        let (profile, problems) = Profile::parse("imported", &text);
+        assert!(problems.is_empty(), "{text}\n{problems:#?}");
+        profile.expect("a profile")
+    }
 
     #[test]
     fn an_imported_table_is_a_profile_without_problems() {
         let table =
             "Name;Address;Type;Scale;Unit;About\nvoltage;0;u16;0,1;V;\"phase; to neutral\"\nenergy;0x10;u32;1;kWh;\n";
-        let text = import(table, "my-meter").expect("a table");
+        let text = of(table, "my-meter");
         let (profile, problems) = Profile::parse("imported", &text);
         assert!(problems.is_empty(), "{problems:#?}");
         let profile = profile.expect("a profile");
         assert_eq!((profile.points[0].scale, profile.points[1].address), (0.1, 16));
-        assert!(import("a,b\n1,2\n", "x").is_err());
+        assert!(import("a,b\n1,2\n", &About::default()).is_err());
     }
 
     #[test]
@@ -219,7 +295,7 @@ mod tests {
                      40202,Mode,UINT16,,,RW,,,\"0 off, 1 auto, 2 manual\"\n\
                      30001,Inlet,WORD,x 0.1,bar,RO,,,\n\
                      00001,Reset energy,BOOL,,,W,,,\n";
-        let text = import(table, "hx-40").expect("a table");
+        let text = of(table, "hx-40");
         let (profile, problems) = Profile::parse("imported", &text);
         assert!(problems.is_empty(), "{text}\n{problems:#?}");
         let profile = profile.expect("a profile");
@@ -233,5 +309,73 @@ mod tests {
         assert_eq!(point("Mode").titles.iter().map(|(n, t)| (*n, &**t)).nth(2), Some((2, "manual")));
         assert_eq!((point("Inlet").table, point("Inlet").address, point("Inlet").scale), (Table::Input, 0, 0.1));
         assert_eq!((point("resetEnergy").table, point("resetEnergy").access), (Table::Coil, Access::WriteOnly));
+    }
+
+    // Five makers' tables as they come out of their documents, with the words, signs and habits of each.
+
+    #[test]
+    fn a_table_of_carlo_gavazzi_has_its_scale_in_the_notes() {
+        let profile = parsed(
+            "Modicon address;Physical address;Length (words);VARIABLE ENG. UNIT;Data Format;Notes\n\
+             300001;0000h;2;V L1-N;INT32;Value weight: Volt*10\n300019;0012h;2;W L1;INT32;Value weight: Watt*10\n\
+             300052;0033h;1;Hz;INT16;Value weight: Hz*10\n300053;0034h;2;kWh (+) TOT;INT32;Value weight: kWh*10\n",
+        );
+        let voltage = profile.point("vL1N").expect("a voltage");
+        assert_eq!((voltage.table, voltage.address, voltage.kind), (Table::Input, 0, Kind::Int(32)));
+        assert_eq!((voltage.scale, voltage.unit.as_deref()), (0.1, Some("V")));
+        assert_eq!(profile.point("kWhTot").and_then(|p| p.unit.clone()).as_deref(), Some("kWh"));
+    }
+
+    #[test]
+    fn a_table_of_huawei_divides_by_its_gain() {
+        let profile = parsed(
+            "No.,Signal Name,Read/Write,Type,Unit,Gain,Address,Quantity,Scope\n1,Model,RO,STR,N/A,1,30000,15,\n\
+             23,State 1,RO,Bitfield16,N/A,1,32000,1,\"Bit 0: standby, Bit 1: grid-connected\"\n\
+             32,PV1 current,RO,I16,A,100,32017,1,\n77,Internal temperature,RO,I16,℃,10,32087,1,\n\
+             79,Device status,RO,E16,N/A,1,32089,1,\"0x0000: Standby: initializing\n0x0001: Standby: detecting\n0x0200: On-grid\"\n\
+             90,System time,RW,EPOCHTIME,N/A,1,40000,2,[946684800~3155759999]\n\
+             91,Power derating,RW,I16,%,10,40125,1,\"[-100.0, 100.0]\"\n",
+        );
+        let point = |name: &str| profile.point(name).unwrap_or_else(|| panic!("{name}: {profile:#?}"));
+        assert_eq!((point("Model").kind, point("Model").unit.as_deref()), (Kind::Text(15), None));
+        assert_eq!((point("pv1Current").scale, point("pv1Current").address), (0.01, 32017));
+        assert_eq!(point("internalTemperature").unit.as_deref(), Some("°C"));
+        let titles: Vec<(i64, &str)> = point("deviceStatus").titles.iter().map(|(n, t)| (*n, &**t)).collect();
+        assert_eq!(titles, [(0, "Standby: initializing"), (1, "Standby: detecting"), (0x200, "On-grid")]);
+        assert!(point("state1").titles.is_empty());
+        assert_eq!(point("systemTime").kind, Kind::Date(Date::Unix32));
+        assert_eq!((point("powerDerating").write.min, point("powerDerating").write.max), (Some(-100.0), Some(100.0)));
+    }
+
+    #[test]
+    fn an_export_of_nibe_begins_below_its_preamble() {
+        let profile = parsed(
+            "ModbusManager 1.0.9\n20200624\nProduct: F1155,F1255\nTitle;Info;ID;Unit;Size;Factor;Min;Max;Default;Mode;\n\
+             \"BT1 Outdoor Temperature\";\"\";\"40004\";\"°C\";\"s16\";\"10\";\"0\";\"0\";\"0\";\"R\";\n\
+             \"Prio\";\"10 = Off 20 = Hot Water 30 = Heat\";\"43086\";\"\";\"u8\";\"1\";\"0\";\"0\";\"0\";\"R\";\n\
+             \"Start temperature HW Normal\";\"\";\"47044\";\"°C\";\"s16\";\"10\";\"50\";\"700\";\"450\";\"R/W\";\n",
+        );
+        let outdoor = profile.point("bt1OutdoorTemperature").expect("a temperature");
+        assert_eq!((outdoor.address, outdoor.kind, outdoor.scale), (40004, Kind::Int(16), 0.1));
+        let titles: Vec<(i64, &str)> = profile.points[1].titles.iter().map(|(n, t)| (*n, &**t)).collect();
+        assert_eq!(titles, [(10, "Off"), (20, "Hot Water"), (30, "Heat")]);
+        assert_eq!((profile.points[2].write.min, profile.points[2].write.max), (Some(5.0), Some(70.0)));
+    }
+
+    #[test]
+    fn tables_of_schneider_and_siemens_keep_their_words_for_types() {
+        let profile = parsed(
+            "Address,Register,Action (R/W/WC),Size,Type,Units,Range,Description\n0x001D,30,R,20,UTF8,-,-,Meter Name\n\
+             0x0079,132,R,4,DATETIME,-,-,Date and time\n0x0BD3,3028,R,2,Float32,V,-,Voltage L1–N\n",
+        );
+        assert_eq!((profile.points[0].kind, profile.points[0].unit.as_deref()), (Kind::Text(20), None));
+        assert_eq!(profile.points[1].kind, Kind::Date(Date::Iec870));
+        assert_eq!((profile.points[2].address, profile.points[2].kind), (3027, Kind::Float(32)));
+        let profile = parsed(
+            "Offset;Number of registers;Name;Format;Unit;Value range;Access\n1;2;Voltage a-n;Float;V;-;R\n\
+             207;2;Digital inputs;Unsigned long;-;Byte 3 Bit 0: input 0;R\n801;4;Active energy import tariff 1;Double;Wh;Overflow 1.0e+12;RW\n",
+        );
+        assert_eq!((profile.points[0].address, profile.points[0].offset), (1, 0.0));
+        assert_eq!((profile.points[1].kind, profile.points[2].kind), (Kind::Uint(32), Kind::Float(64)));
     }
 }

@@ -1,5 +1,6 @@
 //! `headgate profile …`: look at device profiles, check them, begin one, make one from a table.
 
+mod columns;
 mod import;
 mod words;
 
@@ -24,7 +25,7 @@ pub struct Arguments {
 enum What {
     /// Check profile files; shows all problems and what looks odd
     Check { files: Vec<PathBuf> },
-    /// List all profiles, or show one
+    /// List all profiles, or show one: by its name, or from a file
     Show {
         name: Option<String>,
         #[command(flatten)]
@@ -42,6 +43,14 @@ enum What {
         /// Name of the new profile
         #[arg(long)]
         name: String,
+        /// What the device is, for people
+        #[arg(long)]
+        title: Option<String>,
+        #[arg(long)]
+        maker: Option<String>,
+        /// The document the table is from
+        #[arg(long)]
+        source: Option<String>,
     },
 }
 
@@ -57,6 +66,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             problems.iter().for_each(|problem| eprintln!("{problem}"));
             ExitCode::SUCCESS
         }
+        What::Show { name: Some(file), .. } if file.ends_with(".toml") => show_file(file),
         What::Show { name: Some(name), config } => match Profiles::with_overlay(&config.profiles()).0.get(name) {
             Some(profile) => {
                 show(profile);
@@ -71,10 +81,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             print!("{}", START.replace("NAME", name));
             ExitCode::SUCCESS
         }
-        What::Import { file, name } => {
-            match fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|t| import::import(&t, name)) {
-                Ok(profile) => {
-                    print!("{profile}");
+        What::Import { file, name, title, maker, source } => {
+            let (title, maker, source) = (title.clone(), maker.clone(), source.clone());
+            let about = import::About { name: name.clone(), title, maker, source };
+            match fs::read_to_string(file).map_err(|e| e.to_string()).and_then(|t| import::import(&t, &about)) {
+                Ok(imported) => {
+                    print!("{}", imported.profile);
+                    imported.remarks.iter().for_each(|remark| eprintln!("{remark}"));
                     ExitCode::SUCCESS
                 }
                 Err(error) => {
@@ -93,6 +106,7 @@ maker = "Its maker"
 kind = "energy-meter"          # sensor, inverter, drive, io, ventilation, heat-pump …
 version = 1
 source = "Title and revision of the document with the register table"
+checked = "what it was compared with: the document, the display of a device with firmware …"
 interval = "10s"               # how often, where a register says nothing else
 order = "ABCD"                 # ABCD highest byte first; CDAB low word first; `headgate modbus solve` finds it
 
@@ -153,6 +167,14 @@ fn check(files: &[PathBuf]) -> ExitCode {
 /// What is allowed and still looks like a slip.
 fn odd(profile: &Profile) -> Vec<String> {
     let mut odd = Vec::new();
+    if profile.checked.is_none() {
+        odd.push(
+            "it does not say what it was compared with; add checked = \"display of a device, firmware 1.4\"".into(),
+        );
+    }
+    if profile.source.starts_with(import::UNNAMED) {
+        odd.push("its source is not named; say which document, revision and table".into());
+    }
     let readable: Vec<&Point> = profile.points.iter().map(AsRef::as_ref).filter(|p| p.readable()).collect();
     for (index, point) in readable.iter().enumerate() {
         for other in &readable[..index] {
@@ -175,10 +197,25 @@ fn odd(profile: &Profile) -> Vec<String> {
     odd
 }
 
+fn show_file(file: &str) -> ExitCode {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{file}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (profile, problems) = Profile::parse(file, &text);
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    profile.iter().for_each(show);
+    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) }
+}
+
 fn show(profile: &Profile) {
     println!("{}  {}", profile.name, profile.title);
     println!("maker {}, {}, version {}", profile.maker, profile.kind, profile.version);
-    println!("source {}\n", profile.source);
+    println!("source {}", profile.source);
+    println!("checked {}\n", profile.checked.as_deref().unwrap_or("not said"));
     println!(
         "{:<28} {:<8} {:>6}  {:<10} {:<5} {:>8}  {:<6} {:<3} every",
         "name", "table", "addr", "type", "order", "scale", "unit", ""

@@ -13,7 +13,8 @@ pub(super) fn camel(title: &str) -> String {
         let Some(first) = letters.next() else { continue };
         // L1, kWh and PT100 keep their letters; ordinary words do not shout.
         let rest = letters.as_str();
-        let rest = if rest.chars().all(|c| c.is_uppercase()) { rest.to_lowercase() } else { rest.to_owned() };
+        let shouts = rest.chars().all(|c| c.is_uppercase()) || (n == 0 && !rest.chars().any(char::is_lowercase));
+        let rest = if shouts { rest.to_lowercase() } else { rest.to_owned() };
         let first: String = if n == 0 { first.to_lowercase().collect() } else { first.to_uppercase().collect() };
         name += &(first + &rest);
     }
@@ -37,6 +38,7 @@ pub(super) fn first_number(cell: &str) -> String {
 /// `0,1`, `x 0.1`, `1/10`, `10^-1` and `-5` as a TOML number; nothing where there is none.
 pub(super) fn number(cell: &str) -> Option<String> {
     let plain = cell.replace(',', ".").replace(['x', 'X', '×', '*', ' '], "");
+    let plain = if plain.starts_with('/') { format!("1{plain}") } else { plain };
     if let Some((top, bottom)) = plain.split_once('/')
         && let (Ok(top), Ok(bottom)) = (top.parse::<f64>(), bottom.parse::<f64>())
         && bottom != 0.0
@@ -71,30 +73,84 @@ pub(super) fn type_of(word: &str, length: Option<usize>) -> String {
     let plain: String = lower.chars().filter(char::is_ascii_alphanumeric).collect();
     let digits: String = plain.chars().filter(char::is_ascii_digit).collect();
     let letters: String = plain.chars().filter(char::is_ascii_alphabetic).collect();
-    let bits = digits.parse::<usize>().ok().or(length.map(|registers| registers * 16));
+    let written = digits.parse::<usize>().ok().filter(|bits| [8, 16, 24, 32, 48, 64].contains(bits));
+    let bits = written.or(length.map(|registers| registers * 16));
+    let wide = |kind: char, usual: usize| format!("{kind}{}", bits.unwrap_or(usual));
+    let has = |words: &[&str]| words.iter().any(|word| letters.contains(word));
     match letters.as_str() {
-        _ if lower.contains(':') => lower,
-        "u" | "ui" | "uint" | "unsigned" | "unsignedint" | "unsignedinteger" => format!("u{}", bits.unwrap_or(16)),
-        "i" | "s" | "int" | "sint" | "signed" | "signedint" | "integer" | "signedinteger" => {
-            format!("i{}", bits.unwrap_or(16))
-        }
-        "word" | "ushort" | "enum" | "bitmap" | "bitfield" | "bits" => format!("u{}", bits.unwrap_or(16)),
-        "short" => "i16".into(),
-        "dword" | "udint" | "ulong" | "acc" => format!("u{}", bits.unwrap_or(32)),
-        "dint" | "long" => format!("i{}", bits.unwrap_or(32)),
-        "f" | "float" | "real" | "single" | "ieee" | "floatingpoint" => match bits {
-            Some(bits @ (16 | 32 | 64)) => format!("f{bits}"),
-            _ => "f32".into(),
-        },
+        _ if lower.contains(':') || lower.contains("date-") => lower,
+        "f" | "single" => float(bits, 32),
         "double" | "lreal" => "f64".into(),
-        "bool" | "boolean" | "bit" | "coil" => "bool".into(),
-        "char" | "string" | "ascii" | "text" | "str" => {
-            // A count in the type is of characters, one in a column of its own of registers.
-            let registers = length.or(digits.parse::<usize>().ok().map(|characters| characters.div_ceil(2)));
+        _ if has(&["float", "real", "ieee"]) => float(bits, 32),
+        // A count in the type is of characters, one in a column of its own of registers.
+        _ if has(&["char", "str", "ascii", "text", "utf"]) => {
+            let characters = digits.parse::<usize>().ok().filter(|_| !has(&["utf"]));
+            let registers = length.or(characters.map(|characters| characters.div_ceil(2)));
             format!("text:{}", registers.unwrap_or(8))
         }
+        "epochtime" | "epoch" | "unixtime" | "timestamp" | "unix" => "date-unix".into(),
+        "datetime" => match length {
+            Some(2) => "date-unix".into(),
+            Some(6) => "date-ymdhms".into(),
+            _ => "date-iec870".into(),
+        },
+        "bool" | "boolean" | "bit" | "coil" => "bool".into(),
+        "word" | "ushort" => wide('u', 16),
+        "byte" | "uchar" => wide('u', 8),
+        "short" => wide('i', 16),
+        "dword" | "udint" | "ulong" | "unsignedlong" | "acc" => wide('u', 32),
+        "dint" | "long" | "longint" | "signedlong" => wide('i', 32),
+        "bcd" => format!("bcd{}", bits.unwrap_or(16)),
+        "e" | "u" | "ui" | "usint" | "hex" => wide('u', 16),
+        "i" | "s" | "int" | "sint" => wide('i', 16),
+        _ if has(&["unsigned", "uint", "enum", "bitmap", "bitfield", "bits"]) => wide('u', 16),
+        _ if has(&["signed", "integer", "int"]) => wide('i', 16),
         _ => lower,
     }
+}
+
+fn float(bits: Option<usize>, usual: usize) -> String {
+    format!("f{}", bits.filter(|bits| [16, 32, 64].contains(bits)).unwrap_or(usual))
+}
+
+/// A unit as everybody writes it.
+pub(super) fn unit_of(word: &str) -> String {
+    match word.trim() {
+        "℃" | "degC" | "deg C" | "DegC" | "C°" => "°C".into(),
+        "Volt" | "Volts" => "V".into(),
+        "Ampere" | "Amp" | "Amps" => "A".into(),
+        "Watt" | "Watts" => "W".into(),
+        other => other.into(),
+    }
+}
+
+/// "Value weight: Volt*10" in a remark: the scale 0.1, and the words themselves.
+pub(super) fn weight(remark: &str) -> Option<(f64, &str)> {
+    remark.split([' ', ';', ',']).find_map(|word| {
+        let (unit, by) = word.split_once('*')?;
+        let by: u32 = by.parse().ok().filter(|by: &u32| *by > 1 && by.to_string().trim_end_matches('0') == "1")?;
+        let letters = !unit.is_empty() && unit.chars().all(char::is_alphabetic);
+        letters.then(|| (format!("1e-{}", by.ilog10()).parse().unwrap_or(1.0), word))
+    })
+}
+
+/// `[-100.0, 100.0]`, `5 … 30`, `5~30`, `5 to 30` and `0-100`: both ends.
+pub(super) fn range(cell: &str) -> Option<(String, String)> {
+    let inner = cell.trim().trim_start_matches(['[', '(']).trim_end_matches([']', ')']).trim();
+    let apart = ["…", "...", "..", "~", " to ", ",", "–", " - "];
+    let (low, high) = apart.iter().find_map(|sign| inner.split_once(sign)).or_else(|| {
+        inner.char_indices().skip(1).find(|(_, c)| *c == '-').map(|(at, _)| (&inner[..at], &inner[at + 1..]))
+    })?;
+    let (low, high) = (low.trim(), high.trim());
+    let (from, to) = (low.parse::<f64>().ok()?, high.parse::<f64>().ok()?);
+    (from < to).then(|| (low.trim_start_matches('+').to_owned(), high.trim_start_matches('+').to_owned()))
+}
+
+/// "Bit 0: standby, bit 1: …": parts of a register, no titles of it.
+pub(super) fn speaks_of_bits(remark: &str) -> bool {
+    let plain = remark.to_lowercase();
+    let mut words = plain.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.any(|word| word == "bit" || word.strip_prefix("bit").is_some_and(|rest| rest.parse::<u8>().is_ok()))
 }
 
 pub(super) fn access_of(word: &str) -> &'static str {
@@ -113,17 +169,64 @@ pub(super) fn low_word_first(remark: &str) -> bool {
         .any(|word| plain.contains(word))
 }
 
-/// `0 off, 1 auto`, `0=off; 1=auto` and `0: off / 1: auto` as an inline table, where all of it is of this form.
+/// `0 off, 1 auto`, `0=off; 1=auto` and `0: off / 1: auto` as an inline table, where all of it is of this form; and
+/// `10 = Off 20 = Hot water` wherever two of them stand in a remark.
 pub(super) fn titles(remark: &str) -> Option<String> {
+    if speaks_of_bits(remark) {
+        return None;
+    }
+    let pairs = listed(remark).or_else(|| assigned(remark)).filter(|pairs| pairs.len() > 1)?;
+    let mut numbers: Vec<i64> = pairs.iter().map(|(number, _)| *number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let once = numbers.len() == pairs.len();
+    let shown = pairs.iter().map(|(number, title)| format!("{number} = {}", toml::Value::from(title.as_str())));
+    once.then(|| format!("{{ {} }}", shown.collect::<Vec<_>>().join(", ")))
+}
+
+fn listed(remark: &str) -> Option<Vec<(i64, String)>> {
     let mut pairs = Vec::new();
-    for part in remark.split([',', ';', '/', '|']).map(str::trim).filter(|part| !part.is_empty()) {
+    for part in remark.split([',', ';', '/', '|', '\n']).map(str::trim).filter(|part| !part.is_empty()) {
         let digits = part.find(|c: char| !c.is_ascii_digit()).filter(|end| *end > 0)?;
         let title = part[digits..].trim_start_matches([' ', '=', ':', '-', '–', '.']).trim();
-        let number: u32 = part[..digits].parse().ok()?;
-        if title.is_empty() || !title.starts_with(char::is_alphabetic) || part[digits..].starts_with(['x', 'X', '.']) {
+        let number = part[..digits].parse().ok()?;
+        // "0 off 1 on" is no single title.
+        let more = title.split_whitespace().any(|word| word.parse::<i64>().is_ok()) && title.contains(['=', ':']);
+        if more || !title.starts_with(char::is_alphabetic) || part[digits..].starts_with(['x', 'X', '.']) {
             return None;
         }
-        pairs.push(format!("{number} = {}", toml::Value::from(title)));
+        pairs.push((number, title.to_owned()));
     }
-    (pairs.len() > 1).then(|| format!("{{ {} }}", pairs.join(", ")))
+    Some(pairs)
+}
+
+/// Each `number =` or `number :` in a text (decimal, or hexadecimal with 0x), and what follows it up to the next.
+fn assigned(remark: &str) -> Option<Vec<(i64, String)>> {
+    let mut found: Vec<(i64, usize, usize)> = Vec::new();
+    let mut before = ' ';
+    let mut at = 0;
+    while let Some(c) = remark[at..].chars().next() {
+        let rest = &remark[at..];
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        if c.is_ascii_digit() && !before.is_alphanumeric() && !matches!(before, '.' | '-') {
+            let word = &rest[..end];
+            let number =
+                word.strip_prefix("0x").map_or_else(|| word.parse().ok(), |hex| i64::from_str_radix(hex, 16).ok());
+            let after = rest[end..].trim_start_matches(' ');
+            if let (Some(number), Some(title)) = (number, after.strip_prefix(['=', ':'])) {
+                found.push((number, at, remark.len() - title.len()));
+            }
+        }
+        // A word is passed whole: its digits are no number.
+        let step = if end > 0 { end } else { c.len_utf8() };
+        before = remark[at..at + step].chars().next_back().unwrap_or(' ');
+        at += step;
+    }
+    let ends = found.iter().skip(1).map(|(_, start, _)| *start).chain([remark.len()]);
+    let title = |from: usize, to: usize| {
+        let text =
+            remark[from..to].lines().next().unwrap_or("").trim().trim_end_matches([',', ';', '/', '|', '.', ' ']);
+        text.starts_with(char::is_alphabetic).then(|| text.to_owned())
+    };
+    found.iter().zip(ends).map(|((number, _, from), to)| Some((*number, title(*from, to)?))).collect()
 }

@@ -197,9 +197,9 @@ impl Point {
     }
 }
 
-const TYPES: &str = "one of bool, u8 u16 u24 u32 u48 u64, i8 … i64, f16 f32 f64, bcd16 bcd32 bcd48 bcd64, sm16 sm32 sm64, \
+pub const TYPES: &str = "one of bool, u8 u16 u24 u32 u48 u64, i8 … i64, f16 f32 f64, bcd16 bcd32 bcd48 bcd64, sm16 sm32 sm64, \
 q8.8 q16.16, text:N, raw:N (N registers), date-unix, date-ymdhms, date-iec870";
-pub(super) const ORDERS: &str = "one of ABCD (highest byte first, the usual), CDAB (low word first), BADC (bytes swapped), DCBA (all reversed), or the eight letters of a 64-bit value";
+pub const ORDERS: &str = "one of ABCD (highest byte first, the usual), CDAB (low word first), BADC (bytes swapped), DCBA (all reversed), or the eight letters of a 64-bit value";
 
 /// `table` + `address`, or the maker's `reference` (30001, 40001, 400001, 1, 10001).
 fn place(section: &Section<'_>) -> Option<(Table, u16)> {

@@ -25,6 +25,8 @@ pub struct Profile {
     pub version: u32,
     /// Where the register map is published.
     pub source: Arc<str>,
+    /// What the map was held against: a document, a program, a device.
+    pub checked: Option<Arc<str>>,
     /// Most registers the device gives in one read, where it is less than 125.
     pub max_registers: Option<u16>,
     /// Most unused registers between two points that are read along with them.
@@ -140,6 +142,7 @@ fn read(root: &Section<'_>) -> Option<Profile> {
         kind: root.text("kind").unwrap_or_else(|| "other".into()).into(),
         version: root.integer("version", 1..=i64::from(u32::MAX)).map_or(1, |v| v as u32),
         source: source.into(),
+        checked: root.text("checked").map(Into::into),
         max_registers: registers("max_registers"),
         merge_gap: root.integer("merge_gap", 0..=125).map(|n| n as u16),
         in_flight: root.integer("in_flight", 1..=16).map_or(1, |n| n as u8),

@@ -43,6 +43,10 @@ mod tests {
             let profile = profile.expect("a profile");
             assert_eq!(format!("{}.toml", profile.name), *file);
             assert!(!profile.source.is_empty() && !profile.maker.is_empty(), "{file}");
+            // What the documentation says of it is what it says itself.
+            let checked = profile.checked.unwrap_or_else(|| panic!("{file} does not say what it was held against"));
+            let row = format!("| `{}` | {} | {checked} |", profile.name, profile.title);
+            assert!(include_str!("../../../docs/profiles.md").contains(&row), "docs/profiles.md lacks {row}");
         }
     }
 

@@ -28,7 +28,7 @@ const BASES: [u16; 3] = [40_000, 50_000, 0];
 const MOST_MODELS: usize = 80;
 
 impl Owner<'_> {
-    /// Asks for all identification objects.
+    /// Asks for all identification objects; where there are none, for the server id (function 17).
     pub async fn identify(&mut self, unit: u8, timeout: Duration) -> Result<Json, WireError> {
         let mut objects = Map::new();
         for category in [3, 2, 1] {
@@ -47,6 +47,10 @@ impl Owner<'_> {
             if !objects.is_empty() {
                 break;
             }
+        }
+        if objects.is_empty() {
+            let answer = self.exchange(unit, &Request::server_id(), timeout, Duration::ZERO).await?;
+            objects.extend(pdu::server_id(&answer.pdu).map(|text| ("serverId".into(), Json::String(text))));
         }
         Ok(Json::Object(objects))
     }
@@ -109,10 +113,29 @@ impl Owner<'_> {
         }))
     }
 
+    /// Fails where a unit answers to nothing that every device has something of.
+    async fn anything(&mut self, unit: u8, timeout: Duration) -> Result<(), WireError> {
+        let mut silence = Ok(());
+        for (table, address) in [(Table::Holding, 0), (Table::Input, 0), (Table::Input, 1), (Table::Coil, 0)] {
+            match self.peek(unit, table, address, 1, timeout).await {
+                Ok(_) => return Ok(()),
+                Err(error) => silence = Err(error),
+            }
+        }
+        silence
+    }
+
     /// Everything that tells what a unit is: identification, SunSpec models, and the profiles that match.
     pub async fn recognise(&mut self, unit: u8, timeout: Duration, profiles: &Profiles) -> Result<Json, WireError> {
-        let identity = self.identify(unit, timeout).await?;
-        let models = self.sunspec(unit, timeout).await?;
+        // Many cheap devices are silent where they should refuse: silence to one question is no absence.
+        let identity = match heard(self.identify(unit, timeout).await)? {
+            Some(identity) => identity,
+            None => {
+                self.anything(unit, timeout).await?;
+                json!({})
+            }
+        };
+        let models = heard(self.sunspec(unit, timeout).await)?.unwrap_or_default();
         let mut seen: BTreeMap<(Table, u16, u16), Option<Vec<u16>>> = BTreeMap::new();
         let mut matches = Vec::new();
         for profile in profiles.iter().filter(|profile| !profile.detect.is_empty()) {
@@ -127,8 +150,7 @@ impl Owner<'_> {
                     Detect::Between { point, .. } | Detect::Text { point, .. } => {
                         let place = (point.table, point.address, point.len());
                         if let std::collections::btree_map::Entry::Vacant(e) = seen.entry(place) {
-                            let words = self.peek(unit, place.0, place.1, place.2, timeout).await?;
-                            e.insert(words);
+                            e.insert(heard(self.peek(unit, place.0, place.1, place.2, timeout).await)?.flatten());
                         }
                         let words = seen.get(&place).and_then(Option::as_ref);
                         words.is_some_and(|words| shows(detect, point, words))
@@ -147,6 +169,15 @@ impl Owner<'_> {
         let profiles: Vec<&str> = matches.iter().map(|(_, _, name)| &**name).collect();
         let sunspec: Vec<u16> = models.keys().copied().collect();
         Ok(json!({ "unit": unit, "identity": identity, "sunspec": sunspec, "profiles": profiles }))
+    }
+}
+
+/// `None` for a question that got no reply; an error only where the wire itself is gone.
+fn heard<T>(answer: Result<T, WireError>) -> Result<Option<T>, WireError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(WireError::Timeout(_) | WireError::Damaged) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -127,6 +127,12 @@ fn rtu_len(side: Side, buffer: &[u8]) -> Length {
         (Side::Request, 1..=4) | (_, 5 | 6) | (Side::Reply, 11 | 15 | 16) => Length::Known(8),
         (Side::Request, 15 | 16) => counted(6),
         (_, 22) => Length::Known(10),
+        (Side::Request, 24) => Length::Known(6),
+        // Its byte count has two bytes.
+        (Side::Reply, 24) => match buffer.get(2..4) {
+            Some(count) => Length::Known(6 + usize::from(u16::from_be_bytes([count[0], count[1]]))),
+            None => Length::Wait,
+        },
         (Side::Request, 23) => counted(10),
         (Side::Request, 20 | 21) => counted(2),
         (Side::Request, 0x2B) if buffer.get(2) == Some(&0x0E) => Length::Known(7),

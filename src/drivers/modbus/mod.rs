@@ -31,6 +31,7 @@ mod scope;
 pub mod simulate;
 pub mod solve;
 pub mod status;
+mod tool_files;
 mod tool_run;
 pub mod tools;
 pub mod unit;

@@ -78,6 +78,11 @@ impl Request {
         request
     }
 
+    /// Function 17: report server id.
+    pub fn server_id() -> Self {
+        Self(vec![17])
+    }
+
     /// Any other function, as bytes.
     pub fn custom(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
@@ -85,7 +90,7 @@ impl Request {
 
     /// It changes nothing in the device.
     pub fn only_reads(&self) -> bool {
-        matches!(self.function(), 1..=4 | 20 | 0x2B)
+        matches!(self.function(), 1..=4 | 7 | 11 | 12 | 17 | 20 | 24 | 0x2B)
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -124,6 +129,8 @@ impl Request {
             }
             5 | 6 | 22 => reply == self.0,
             15 | 16 => Some(reply) == self.0.get(..5),
+            20 => reply.get(1).map(|n| usize::from(*n) + 2) == Some(reply.len()),
+            21 => reply == self.0,
             0x2B => reply.get(1..3) == self.0.get(1..3) && reply.len() >= 7,
             _ => true,
         }
@@ -165,6 +172,14 @@ pub fn file_registers(reply: &[u8]) -> Option<Vec<u16>> {
     let length = usize::from(*reply.get(2)?).checked_sub(1)?;
     let data = reply.get(4..4 + length)?;
     Some(data.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect())
+}
+
+/// The printable part of the reply to function 17: makers put a name between an id and a run indicator.
+pub fn server_id(reply: &[u8]) -> Option<String> {
+    let &[17, count, ref rest @ ..] = reply else { return None };
+    let data = rest.get(..usize::from(count))?;
+    let text: String = data.iter().map(|b| char::from(*b)).filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
+    Some(text.trim().to_owned()).filter(|text| text.len() > 1)
 }
 
 /// Part of the reply to 43/14.
@@ -271,6 +286,9 @@ mod tests {
         assert_eq!(request.bytes(), [23, 0, 3, 0, 6, 0, 14, 0, 3, 6, 0, 0xFF, 0, 0xFF, 0, 0xFF]);
         assert_eq!(request.reply_len(), Some(14));
         assert_eq!(Request::read_file(4, 1, 2).bytes(), [20, 7, 6, 0, 4, 0, 1, 0, 2]);
+        let write = Request::write_file(4, 7, &[0x06AF, 0x04BE, 0x100D]);
+        assert_eq!(write.bytes(), [21, 13, 6, 0, 4, 0, 7, 0, 3, 6, 0xAF, 4, 0xBE, 0x10, 0x0D]);
+        assert_eq!(server_id(&[17, 6, 1, b'P', b'M', b'5', b'0', 0xFF]).as_deref(), Some("PM50"));
         assert_eq!(file_registers(&[20, 6, 5, 6, 0x0D, 0xFE, 0, 0x20]), Some(vec![0x0DFE, 0x20]));
     }
 
@@ -289,6 +307,7 @@ mod tests {
         fn no_reply_makes_the_decoders_panic(bytes in prop::collection::vec(any::<u8>(), 0..260), index in 0usize..3000) {
             let _ = identification(&bytes);
             let _ = file_registers(&bytes);
+            let _ = server_id(&bytes);
             let _ = registers(&bytes);
             let _ = bit(&bytes, index);
             for request in [Request::read(Table::Coil, 1, 9), Request::identify(1, 0), Request::custom(&bytes), Request::mask(1, 2, 3)] {

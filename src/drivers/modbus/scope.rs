@@ -136,16 +136,21 @@ fn describe(frame: &Traced, pdu: &[u8]) -> String {
         6 => "write register",
         15 => "write coils",
         16 => "write registers",
+        7 => "exception status",
+        8 => "diagnostics",
+        17 => "server id",
         20 => "read file",
         21 => "write file",
         22 => "mask write",
         23 => "read/write",
+        24 => "read queue",
         0x2B => "identification",
         _ => "custom",
     };
     let _ = write!(text, "{name}");
     match (frame.sent, function) {
         (true, 1..=4) => drop(write!(text, " {}+{}", word(1), word(3))),
+        (true, 20 | 21) => drop(write!(text, " {}:{}+{}", word(3), word(5), word(7))),
         (true, 5 | 6) => drop(write!(text, " {} = {}", word(1), word(3))),
         (true, 15 | 16) => drop(write!(text, " {}+{}", word(1), word(3))),
         (false, 3 | 4 | 23) => {

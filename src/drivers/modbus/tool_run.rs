@@ -12,15 +12,15 @@ use super::{
     pdu::{self, Request},
     schedule::UnitKey,
     solve,
-    tools::{Place, Target, Tool, ToolRequest, units},
-    wire::WireError,
+    tools::{Place, Target, Tool, ToolRequest, probe, units},
+    wire::{Answer, WireError},
     write::write_requests,
 };
 use crate::{
     config::modbus::{
         Serial,
         kind::{Kind, Order, Table},
-        point::{Access, Point},
+        point::{Access, ORDERS, Point, TYPES},
     },
     model::{
         command::{Refusal, RefusalCode},
@@ -28,14 +28,25 @@ use crate::{
     },
 };
 
-type Outcome = Result<Json, Refusal>;
+pub(super) type Outcome = Result<Json, Refusal>;
 
-fn wrong(message: impl Into<String>) -> Refusal {
+pub(super) fn wrong(message: impl Into<String>) -> Refusal {
     Refusal::new(RefusalCode::PayloadInvalid, message)
 }
 
-fn silent(error: &WireError) -> Refusal {
+pub(super) fn silent(error: &WireError) -> Refusal {
     Refusal::new(RefusalCode::DeviceFailed, error.to_string())
+}
+
+/// Where an address would lie, were it a maker's number of this table: 40101 is 100.
+fn meant(table: Table, address: u16) -> Option<u16> {
+    let first = match table {
+        Table::Discrete => 10_001,
+        Table::Input => 30_001,
+        Table::Holding => 40_001,
+        Table::Coil => return None,
+    };
+    address.checked_sub(first).filter(|address| *address < 9_999)
 }
 
 impl Owner<'_> {
@@ -45,11 +56,20 @@ impl Owner<'_> {
                 let status = self.status();
                 serde_json::to_value(status).map_err(|e| Refusal::new(RefusalCode::Internal, e.to_string()))
             }
-            ToolRequest::Scan { units, timeout_ms, lines } => {
-                self.scan(&tool, units, Duration::from_millis((*timeout_ms).clamp(5, 10_000)), lines).await
+            ToolRequest::Scan { units, timeout_ms, lines, probes } => {
+                let timeout = Duration::from_millis((*timeout_ms).clamp(5, 10_000));
+                self.scan(&tool, units, timeout, lines, probes).await
             }
             ToolRequest::Identify { target } => self.recognise_target(target).await,
+            ToolRequest::Read { target, place } if place.file.is_some() => self.read_file(target, place).await,
+            ToolRequest::Raw { target, pdu } => self.raw(target, pdu).await,
             ToolRequest::Read { target, place } => self.tool_read(target, place).await,
+            ToolRequest::Write { target, place, value, revert_after_ms } if place.file.is_some() => {
+                match revert_after_ms {
+                    None => self.write_file(target, place, value).await,
+                    Some(_) => Err(wrong("a file record is not taken back by itself; write the old value again")),
+                }
+            }
             ToolRequest::Write { target, place, value, revert_after_ms } => {
                 let revert = revert_after_ms.map(Duration::from_millis);
                 self.tool_write(&tool, target, place, value, revert).await
@@ -78,7 +98,7 @@ impl Owner<'_> {
         self.publish();
     }
 
-    fn target(&self, target: &Target) -> Result<(u8, Duration, Option<UnitKey>), Refusal> {
+    pub(super) fn target(&self, target: &Target) -> Result<(u8, Duration, Option<UnitKey>), Refusal> {
         let asked = target.timeout_ms.map(Duration::from_millis);
         if let Some(device) = &target.device {
             let key = self.key_of(device)?;
@@ -97,8 +117,18 @@ impl Owner<'_> {
     }
 
     /// Reads only. A unit counts as there when it answers anything, be it an exception.
-    async fn scan(&mut self, tool: &Tool, wanted: &str, timeout: Duration, lines: &[String]) -> Outcome {
+    async fn scan(
+        &mut self,
+        tool: &Tool,
+        wanted: &str,
+        timeout: Duration,
+        lines: &[String],
+        probes: &[String],
+    ) -> Outcome {
         let ids = units(wanted).map_err(wrong)?;
+        let probes: Vec<(Table, u16)> =
+            probes.iter().map(|text| probe(text)).collect::<Result<_, _>>().map_err(wrong)?;
+        let probes = if probes.is_empty() { vec![(Table::Holding, 0)] } else { probes };
         let profiles = self.bus.profiles.clone();
         let mut found = Vec::new();
         let lines = self.lines(lines)?;
@@ -118,14 +148,7 @@ impl Owner<'_> {
                     self.breathe().await;
                 }
                 done += 1;
-                let probe = Request::read(Table::Holding, 0, 1);
-                let mut answer = self.exchange(*unit, &probe, timeout, Duration::ZERO).await;
-                for _ in 0..2 {
-                    // Something spoke: on a bad line it is worth asking again who.
-                    if answer == Err(WireError::Damaged) {
-                        answer = self.exchange(*unit, &probe, timeout, Duration::ZERO).await;
-                    }
-                }
+                let answer = self.called(*unit, &probes, timeout).await;
                 match answer {
                     // A gateway that says "nobody there" is no device.
                     Ok(answer) if !super::ask::exception(&answer.pdu).is_some_and(|code| code.is_gateway()) => {
@@ -152,6 +175,25 @@ impl Owner<'_> {
         Ok(json!({ "found": found }))
     }
 
+    /// The answer to the first question that the unit does not meet with silence.
+    async fn called(&mut self, unit: u8, probes: &[(Table, u16)], timeout: Duration) -> Result<Answer, WireError> {
+        let mut answer = Err(WireError::Timeout(timeout));
+        for (table, address) in probes {
+            let question = Request::read(*table, *address, 1);
+            answer = self.exchange(unit, &question, timeout, Duration::ZERO).await;
+            for _ in 0..2 {
+                // Something spoke: on a bad line it is worth asking again who.
+                if answer == Err(WireError::Damaged) {
+                    answer = self.exchange(unit, &question, timeout, Duration::ZERO).await;
+                }
+            }
+            if !matches!(answer, Err(WireError::Timeout(_))) {
+                break;
+            }
+        }
+        answer
+    }
+
     /// Line settings such as "19200 8E1", for a serial bus.
     fn lines(&self, texts: &[String]) -> Result<Vec<Serial>, Refusal> {
         if texts.is_empty() {
@@ -169,7 +211,12 @@ impl Owner<'_> {
         let request = Request::read(point.table, point.address, count);
         let answer = self.exchange(unit, &request, timeout, Duration::ZERO).await.map_err(|error| silent(&error))?;
         if let Some(code) = super::ask::exception(&answer.pdu) {
-            return Err(Refusal::new(RefusalCode::DeviceFailed, code.to_string()));
+            let mut message = code.to_string();
+            if let (2, Some(address), None) = (code.0, meant(point.table, point.address), &place.name) {
+                message +=
+                    &format!("; if {} is the maker's number, its address on the wire is {address}", point.address);
+            }
+            return Err(Refusal::new(RefusalCode::DeviceFailed, message));
         }
         let micros = answer.latency.as_micros() as u64;
         let mut shown =
@@ -210,6 +257,10 @@ impl Owner<'_> {
         let (unit, timeout, key) = self.target(target)?;
         let mut point = self.place(key, place)?;
         if place.name.is_none() {
+            if matches!(point.table, Table::Input | Table::Discrete) {
+                let message = format!("table {} can only be read; holding and coil can be written", point.table.word());
+                return Err(Refusal::new(RefusalCode::NotWritable, message));
+            }
             point.access = Access::ReadWrite;
         } else if !point.writable() {
             return Err(Refusal::new(RefusalCode::NotWritable, format!("{} can only be read", point.name)));
@@ -299,7 +350,7 @@ impl Owner<'_> {
     }
 
     /// The point a place means: by name, or made of its parts.
-    fn place(&self, key: Option<UnitKey>, place: &Place) -> Result<Point, Refusal> {
+    pub(super) fn place(&self, key: Option<UnitKey>, place: &Place) -> Result<Point, Refusal> {
         if let Some(name) = &place.name {
             let unit = key.and_then(|key| self.units.get(&key));
             let point = unit.and_then(|unit| unit.point(name));
@@ -309,20 +360,21 @@ impl Owner<'_> {
             Some(table) => table.parse().map_err(|why| wrong(format!("{table:?} {why}")))?,
             None => Table::Holding,
         };
-        let address = place.address.ok_or_else(|| wrong("\"address\" is missing"))?;
+        let address =
+            place.address.ok_or_else(|| wrong("say where: an address, or a device and the name of its value"))?;
         let kind: Kind = match &place.kind {
             _ if table.is_bits() => Kind::Bool,
-            Some(kind) => kind.parse().map_err(|why| wrong(format!("{kind:?} {why}")))?,
+            Some(kind) => kind.parse().map_err(|why| wrong(format!("{kind:?} {why}; {TYPES}")))?,
             None => Kind::Uint(16),
         };
         let mut point = Point::plain("value", table, address, kind);
         if let Some(order) = &place.order {
-            point.order = order.parse::<Order>().map_err(|why| wrong(format!("{order:?} {why}")))?;
+            point.order = order.parse::<Order>().map_err(|why| wrong(format!("{order:?} {why}; {ORDERS}")))?;
         }
         point.scale = place.scale.filter(|scale| *scale != 0.0).unwrap_or(1.0);
-        let most = if table.is_bits() { 2000 } else { 125 };
+        let (most, what) = if table.is_bits() { (2000, "bits") } else { (125, "registers") };
         if place.count.is_some_and(|count| count == 0 || count > most) {
-            return Err(wrong(format!("a read has 1 to {most} of them")));
+            return Err(wrong(format!("a read asks for 1 to {most} {what}")));
         }
         Ok(point)
     }

@@ -4,10 +4,11 @@
 //! | `tool` | asks | answers |
 //! |---|---|---|
 //! | `status` | | `Status` |
-//! | `scan` | `units` ("1-247"), `timeoutMs`, `lines` (["9600 8N1", …], serial only) | `{"found": [recognised…]}`; progress: `{"unit", "of", "found"?}` |
+//! | `scan` | `units` ("1-247"), `timeoutMs`, `lines` (["9600 8N1", …], serial only), `probes` (["input:1"]) | `{"found": [recognised…]}`; progress: `{"unit", "of", "found"?}` |
 //! | `identify` | `unit` or `device` | `{"unit", "identity", "sunspec", "profiles"}` |
-//! | `read` | `unit` or `device`, `table`, `address`, `count` and/or `type`, `order`, `scale`; or `device` + `name` | `{"registers", "value"?}` |
+//! | `read` | `unit` or `device`, `table` or `file`, `address`, `count` and/or `type`, `order`, `scale`; or `device` + `name` | `{"registers", "value"?}` |
 //! | `write` | `device`, `name`, `value`, `revertAfterMs`?; or `unit`, `table`, `address`, `type`, `order`, `value` | `{"before", "written", "readBack", "reverted"?}`; progress while it waits |
+//! | `raw` | `unit` or `device`, `pdu`: function and data in hexadecimal | `{"reply", "exception"?}` |
 //! | `solve` | `unit` or `device`, `address`, `display`, `table`?, `around`? | `{"candidates": […]}` |
 //! | `budget` | | `{"predicted": …, "measured": …}` |
 //! | `scope` | `seconds`, `unit`? | summary; progress: frames as in a capture |
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use super::{owner::Owner, scope::Scope};
 use crate::{
     bus::Reply,
+    config::modbus::kind::Table,
     model::{
         command::{Refusal, RefusalCode},
         ids::DeviceId,
@@ -41,6 +43,9 @@ pub enum ToolRequest {
         timeout_ms: u64,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         lines: Vec<String>,
+        /// What is asked of each unit, such as `input:1`; `holding:0` where nothing is said.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        probes: Vec<String>,
     },
     Identify {
         #[serde(flatten)]
@@ -60,6 +65,12 @@ pub enum ToolRequest {
         value: Json,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         revert_after_ms: Option<u64>,
+    },
+    /// Any function, as bytes.
+    Raw {
+        #[serde(flatten)]
+        target: Target,
+        pdu: String,
     },
     Solve {
         #[serde(flatten)]
@@ -104,6 +115,9 @@ pub struct Place {
     pub table: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<u16>,
+    /// File number: `address` is a record in it (functions 20 and 21).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u16>,
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
@@ -178,6 +192,14 @@ impl Owner<'_> {
             }
         }
     }
+}
+
+/// `"input:1"`: a question to find silent devices with.
+pub fn probe(text: &str) -> Result<(Table, u16), String> {
+    let (table, address) =
+        text.split_once(':').ok_or_else(|| format!("{text:?}: write a table and an address, such as input:1"))?;
+    let table = table.parse().map_err(|why| format!("{table:?} {why}"))?;
+    Ok((table, address.parse().map_err(|_| format!("{address:?} is no address (0 to 65535)"))?))
 }
 
 /// `"1-10,17,40-42"` to unit ids, in order, each once.

@@ -1,5 +1,5 @@
 """A Modbus slave on pymodbus (3.0 as Debian has it, or newer): 200 of each table, register n holds n, bit n is set where
-n is divisible by 3. Unit 5.
+n is divisible by 3; file 4 with 100 records, record n holds 4000 + n. Unit 5.
 
 usage: pymodbus_slave.py tcp|rtu-over-tcp PORT [FAULTS]
        pymodbus_slave.py tls PORT CA CERTIFICATE KEY [FAULTS]
@@ -10,6 +10,7 @@ FAULTS such as drop,damage,stray: every fifth reply suffers the next of them.
 import asyncio
 import itertools
 import ssl
+import struct
 import sys
 import time
 
@@ -20,6 +21,7 @@ try:  # 3.0
     from pymodbus.datastore import ModbusSlaveContext
     from pymodbus.device import ModbusDeviceIdentification
     from pymodbus.factory import ServerDecoder
+    from pymodbus.file_message import ReadFileRecordRequest, ReadFileRecordResponse, WriteFileRecordRequest
     from pymodbus.transaction import ModbusAsciiFramer, ModbusRtuFramer, ModbusSocketFramer
 
     FRAMERS = {"tcp": ModbusSocketFramer, "rtu": ModbusRtuFramer, "ascii": ModbusAsciiFramer}
@@ -34,6 +36,7 @@ try:  # 3.0
 except ImportError:  # 3.11 and newer
     from pymodbus import FramerType, ModbusDeviceIdentification
     from pymodbus.datastore import ModbusDeviceContext
+    from pymodbus.pdu.file_message import FileRecord, ReadFileRecordRequest, ReadFileRecordResponse, WriteFileRecordRequest
 
     FRAMERS = {"tcp": FramerType.SOCKET, "rtu": FramerType.RTU, "ascii": FramerType.ASCII}
     DEVICES = "devices"
@@ -44,6 +47,65 @@ except ImportError:  # 3.11 and newer
 
     def device(bits, words):
         return ModbusDeviceContext(di=bits(), co=bits(), ir=words(), hr=words())
+
+
+# Records 0 to 99 of file 4; record n holds 4000 + n.
+FILE = {n: 4000 + n for n in range(100)}
+
+
+def contents(record):
+    words = [FILE[record.record_number + n] for n in range(record.record_length)]
+    return struct.pack(f">{len(words)}H", *words)
+
+
+def keep(records):
+    for record in records:
+        words = struct.unpack(f">{len(record.record_data) // 2}H", record.record_data)
+        FILE.update({record.record_number + n: word for n, word in enumerate(words)})
+
+
+# Both versions decode and encode files, and leave what is in them to others.
+if DEVICES == "slaves":
+
+    class Given(ReadFileRecordResponse):
+        def encode(self):  # 3.0 exchanges length and reference type
+            groups = [struct.pack("BB", len(r.record_data) + 1, 6) + r.record_data for r in self.records]
+            return struct.pack("B", sum(map(len, groups))) + b"".join(groups)
+
+    class Read(ReadFileRecordRequest):
+        def execute(self, _context):
+            for record in self.records:
+                record.record_data = contents(record)
+            return Given(self.records)
+
+    class Write(WriteFileRecordRequest):
+        def execute(self, context):
+            keep(self.records)
+            return super().execute(context)
+
+    FILES = {"custom_functions": [Read, Write]}
+
+else:
+
+    class Read(ReadFileRecordRequest):
+        def decode(self, data):  # 3.16 takes the registers asked for as bytes
+            self.records = []
+            for at in range(1, data[0], 7):
+                _, file, number, length = struct.unpack(">BHHH", data[at : at + 7])
+                self.records.append(FileRecord(file_number=file, record_number=number))
+                self.records[-1].record_length = length
+
+        async def datastore_update(self, context, device_id):
+            for record in self.records:
+                record.record_data = contents(record)
+            return ReadFileRecordResponse(records=self.records, dev_id=device_id, transaction_id=self.transaction_id)
+
+    class Write(WriteFileRecordRequest):
+        async def datastore_update(self, context, device_id):
+            keep(self.records)
+            return await super().datastore_update(context, device_id)
+
+    FILES = {"custom_pdu": [Read, Write]}
 
 
 class Faults:
@@ -97,7 +159,7 @@ async def serve(arguments):
     framing = {"rtu-over-tcp": "rtu", "tls": "tcp"}.get(kind, kind)
     extra = {"tls": 5, "rtu": 3, "ascii": 3}.get(kind, 2)
     faults = Faults(arguments[extra] if len(arguments) > extra else "", framing)
-    common = {"context": context(), "identity": identity(), "framer": FRAMERS[framing], **faults.settings()}
+    common = {"context": context(), "identity": identity(), "framer": FRAMERS[framing], **FILES, **faults.settings()}
     if kind in ("rtu", "ascii"):
         running = StartAsyncSerialServer(port=place, baudrate=int(arguments[2]), bytesize=8, parity="N", stopbits=1, **common)
     elif kind == "tls":

@@ -71,6 +71,11 @@ fn respond(unit: &mut Unit, function: u8, request: &[u8]) -> Result<Vec<u8>, u8>
         }
         20 => file_read(unit, request),
         21 => file_write(unit, request),
+        24 => queue(unit, word(request, 1)?),
+        7 => Ok(vec![7, 0]),
+        // Loopback; other diagnostics are of the serial line, which is none.
+        8 if word(request, 1)? == 0 => Ok(request.to_vec()),
+        17 => server_id(unit),
         0x2B if request.get(1) == Some(&0x0E) => identify(unit, request),
         _ => Err(ILLEGAL_FUNCTION),
     }
@@ -118,19 +123,67 @@ fn bits_reply(function: u8, words: &[u16]) -> Vec<u8> {
     reply
 }
 
-/// Files are windows on the holding registers: record n of any file is register n.
+/// Files are windows on the holding registers: record n of any file is register n. Several groups in one request.
 fn file_read(unit: &Unit, request: &[u8]) -> Result<Vec<u8>, u8> {
-    let words = read(unit, Table::Holding, word(request, 5)?, word(request, 7)?, 120)?;
-    let length = (words.len() * 2 + 1) as u8;
-    let mut reply = vec![20, length + 1, length, 6];
-    reply.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+    let groups = request.get(2..).unwrap_or_default();
+    if groups.is_empty() || groups.len() % 7 != 0 || request.get(1) != Some(&(groups.len() as u8)) {
+        return Err(ILLEGAL_VALUE);
+    }
+    let mut reply = vec![20, 0];
+    for group in groups.chunks_exact(7) {
+        if group[0] != 6 {
+            return Err(ILLEGAL_ADDRESS);
+        }
+        let words = read(unit, Table::Holding, word(group, 3)?, word(group, 5)?, 121)?;
+        reply.extend([(words.len() * 2 + 1) as u8, 6]);
+        reply.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+        if reply.len() > pdu::LONGEST {
+            return Err(ILLEGAL_VALUE);
+        }
+    }
+    reply[1] = (reply.len() - 2) as u8;
     Ok(reply)
 }
 
 fn file_write(unit: &mut Unit, request: &[u8]) -> Result<Vec<u8>, u8> {
-    let words = words_of(request, 7, 9)?;
-    write(unit, Table::Holding, word(request, 5)?, &words)?;
+    let mut groups = request.get(2..).unwrap_or_default();
+    if groups.is_empty() || request.get(1) != Some(&(groups.len() as u8)) {
+        return Err(ILLEGAL_VALUE);
+    }
+    while !groups.is_empty() {
+        let length = 7 + 2 * usize::from(word(groups, 5)?);
+        let (group, rest) = groups.split_at_checked(length).ok_or(ILLEGAL_VALUE)?;
+        if group[0] != 6 {
+            return Err(ILLEGAL_ADDRESS);
+        }
+        write(unit, Table::Holding, word(group, 3)?, &words_of(group, 5, 7)?)?;
+        groups = rest;
+    }
     Ok(request.to_vec())
+}
+
+/// A queue is its count in the register that is named, and what follows it.
+fn queue(unit: &Unit, pointer: u16) -> Result<Vec<u8>, u8> {
+    let count = read(unit, Table::Holding, pointer, 1, 1)?[0];
+    if count > 31 {
+        return Err(ILLEGAL_VALUE);
+    }
+    let words = if count == 0 { Vec::new() } else { read(unit, Table::Holding, pointer.saturating_add(1), count, 31)? };
+    let mut reply = vec![24];
+    let bytes = [(words.len() * 2 + 2) as u16, count];
+    reply.extend(bytes.iter().chain(&words).flat_map(|word| word.to_be_bytes()));
+    Ok(reply)
+}
+
+/// Maker and product, and that it runs.
+fn server_id(unit: &Unit) -> Result<Vec<u8>, u8> {
+    let texts: Vec<&str> = unit.identity.iter().filter(|(o, _)| *o < 2).map(|(_, text)| &**text).collect();
+    let text = texts.join(" ");
+    let text = text.as_bytes().get(..text.len().min(200)).unwrap_or_default();
+    if text.is_empty() {
+        return Err(ILLEGAL_FUNCTION);
+    }
+    Ok([&[17, text.len() as u8 + 1], text, &[0xFF]].concat())
 }
 
 fn identify(unit: &Unit, request: &[u8]) -> Result<Vec<u8>, u8> {

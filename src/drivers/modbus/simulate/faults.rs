@@ -42,6 +42,8 @@ pub struct Fault {
     pub close: u8,
     /// Each request comes back before its reply.
     pub echo: bool,
+    /// Silence where an exception is due, as many cheap devices have it.
+    pub mute: bool,
 }
 
 /// What happens to one reply.
@@ -56,6 +58,7 @@ pub(super) struct Fate {
     pub double: bool,
     pub close: bool,
     pub echo: bool,
+    pub mute: bool,
 }
 
 impl Faults {
@@ -94,6 +97,7 @@ impl Faults {
             double: hit(fault.doubles),
             close: hit(fault.close),
             echo: fault.echo,
+            mute: fault.mute,
         }
     }
 
@@ -117,7 +121,7 @@ impl Inner {
 impl FromStr for Fault {
     type Err = String;
 
-    /// `delay=200ms,exception=6,drop=10,damage=5,transaction=5,halves=5,doubles=5,close=1,echo`.
+    /// `delay=200ms,exception=6,drop=10,damage=5,transaction=5,halves=5,doubles=5,close=1,echo,mute`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut fault = Fault::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -138,8 +142,9 @@ impl FromStr for Fault {
                 "doubles" => fault.doubles = share()?,
                 "close" => fault.close = share()?,
                 "echo" => fault.echo = true,
+                "mute" => fault.mute = true,
                 _ => {
-                    let known = "delay, exception, drop, damage, transaction, halves, doubles, close, echo";
+                    let known = "delay, exception, drop, damage, transaction, halves, doubles, close, echo, mute";
                     return Err(format!("{word:?} is no fault; one of {known}"));
                 }
             }

@@ -110,7 +110,8 @@ impl Server {
         if fate.close {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        if fate.drop || (request.unit == 0 && self.framing != Framing::Tcp) {
+        let refused = reply.first().is_some_and(|function| function & 0x80 != 0);
+        if fate.drop || (fate.mute && refused) || (request.unit == 0 && self.framing != Framing::Tcp) {
             return io.write_all(out).await;
         }
         let transaction = request.transaction.wrapping_add(if fate.wrong_transaction { 7 } else { 0 });
