@@ -239,14 +239,37 @@ fn show(profile: &Profile) {
             point.interval
         );
     }
+    let notes: Vec<String> = profile.points.iter().filter_map(|point| note(point)).collect();
+    if !notes.is_empty() {
+        println!("\n{}\n", notes.join("\n"));
+    }
     for command in &profile.commands {
         println!("command {}: {}", command.name, command.about.as_deref().unwrap_or(""));
     }
 }
 
+/// What a point is beyond its name, and where its maker says so.
+fn note(point: &Point) -> Option<String> {
+    let about = [point.about.as_deref(), point.source.as_deref()];
+    let about: Vec<&str> = about.into_iter().flatten().collect();
+    (!about.is_empty()).then(|| format!("{:<28} {}", point.name, about.join("; ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_register_says_what_it_is_and_where_its_maker_says_so() {
+        let profiles = Profiles::shipped();
+        let note = |profile: &str, name: &str| note(profiles.get(profile)?.point(name)?);
+        let setpoint = note("systemair-save", "setpoint").expect("a note");
+        assert!(
+            setpoint.starts_with("setpoint ") && setpoint.ends_with(" supply air set point; 4.1: REG_TC_SP, HR 2001")
+        );
+        assert!(note("sma-inverter", "power").is_some_and(|note| note.ends_with(" GridMs.TotW")));
+        assert_eq!(note("eastron-sdm120", "voltage"), None);
+    }
 
     #[test]
     fn the_start_is_a_profile_without_problems() {

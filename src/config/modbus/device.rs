@@ -246,7 +246,6 @@ fn points(
         interval: interval.or(bus.interval).unwrap_or(Duration::from_secs(10)),
     };
     for section in section.sections("register") {
-        section.text("source");
         let Some(point) = Point::read(&section, &defaults) else { continue };
         points.retain(|p| p.name != point.name);
         points.push(Arc::new(point));

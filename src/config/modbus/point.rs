@@ -42,6 +42,8 @@ pub struct Point {
     pub alarm: AlarmHint,
     /// What it is, for people.
     pub about: Option<Arc<str>>,
+    /// Where its maker says so: a name, number or page in the document that the profile names.
+    pub source: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +131,7 @@ impl Point {
             write: WriteRule::default(),
             alarm: AlarmHint::default(),
             about: None,
+            source: None,
         }
     }
 
@@ -189,6 +192,7 @@ impl Point {
             when: section.integers("alarm_when", i64::MIN..=i64::MAX).into(),
         };
         point.about = section.text("about").map(Into::into);
+        point.source = section.text("source").map(Into::into);
         if u32::from(point.address) + u32::from(point.len()) > 65536 {
             section.problem("address", format!("{} + {} registers", point.address, point.len()), "ends beyond 65535");
             return None;

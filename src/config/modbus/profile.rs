@@ -96,7 +96,6 @@ fn read(root: &Section<'_>) -> Option<Profile> {
     };
     let mut points: Vec<Arc<Point>> = Vec::new();
     for section in root.sections("register") {
-        section.text("source");
         let Some(point) = Point::read(&section, &defaults) else { continue };
         if points.iter().any(|p| p.name == point.name) {
             section.problem("name", format!("{:?} is there twice", point.name), "each name once per profile");

@@ -33,7 +33,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::modbus::profile::Profile;
+    use crate::config::modbus::{kind::Table, profile::Profile, profile::Profiles};
 
     #[test]
     fn every_shipped_profile_is_clean_and_named_like_its_file() {
@@ -57,5 +57,24 @@ mod tests {
             let name = entry.expect("entry").file_name().to_string_lossy().into_owned();
             assert!(FILES.iter().any(|(file, _)| *file == name), "{name} is not in the table");
         }
+    }
+
+    /// "IR" in Systemair's variable list rev. 2.0-003, 11.1.
+    #[test]
+    fn the_sensors_of_a_ventilation_unit_are_asked_for_as_input_registers() {
+        let profiles = Profiles::shipped();
+        let unit = profiles.get("systemair-save").expect("the profile");
+        for (name, address) in [("outdoorTemperature", 12101), ("supplyTemperature", 12102)] {
+            let point = unit.point(name).expect("a sensor");
+            assert_eq!((point.table, point.address), (Table::Input, address), "{name}");
+        }
+    }
+
+    /// SMA's lists have "16777213: Information not available" for it.
+    #[test]
+    fn an_inverter_without_information_has_no_condition() {
+        let profiles = Profiles::shipped();
+        let condition = profiles.get("sma-inverter").and_then(|p| p.point("condition")).expect("the condition");
+        assert!(condition.invalid.contains(&16_777_213), "{:?}", condition.invalid);
     }
 }
