@@ -154,7 +154,10 @@ impl Rooms {
         let shadows = self.link().shadows.unwrap_or_default();
         if let Some((device, name, reason)) = shadows.reasons.first() {
             let name = name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-            let text = format!("The cloud refuses {} of the shadows: {device}{name}: {reason}", shadows.refused);
+            let text = format!(
+                "{} of the shadows cannot be made equal with the cloud: {device}{name}: {reason}",
+                shadows.refused
+            );
             notices.push(Notice { urgent: false, text });
         }
         for (name, health) in self.supervisor.health().iter().filter(|(_, health)| !health.running) {

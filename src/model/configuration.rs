@@ -154,14 +154,23 @@ impl Standing {
 
     /// The device says which version it runs: another than the desired one is drift, and is mended.
     pub fn runs(&mut self, version: u64, now: Millis) {
-        if version == self.desired.version {
-            if self.status == Status::Pending {
-                self.acknowledged(version, true, None);
+        match self.status {
+            // The document of a type and that of a device may bear one number: where it had an earlier one of that
+            // number, only an acknowledgement tells them apart.
+            Status::Pending if version == self.desired.version => {
+                if self.applied_version != Some(version) {
+                    self.acknowledged(version, true, None);
+                }
             }
-        } else if self.status == Status::Applied {
-            (self.status, self.since, self.pushes, self.pushed) = (Status::Pending, now, 0, None);
-            (self.applied_version, self.applied_hash) = (Some(version), None);
-            self.reason = Some(format!("the device says it runs version {version}"));
+            Status::Pending if self.applied_version != Some(version) => {
+                (self.applied_version, self.applied_hash) = (Some(version), None);
+            }
+            Status::Applied if version != self.desired.version => {
+                (self.status, self.since, self.pushes, self.pushed) = (Status::Pending, now, 0, None);
+                (self.applied_version, self.applied_hash) = (Some(version), None);
+                self.reason = Some(format!("the device says it runs version {version}"));
+            }
+            Status::Pending | Status::Applied | Status::Rejected => {}
         }
     }
 
@@ -242,6 +251,28 @@ mod tests {
         assert_eq!(same.step(true, &PATIENCE, now), None, "the same again begins nothing");
         let other = Standing::assign(Some(standing), Some(assigned(Scope::Device, "d", 2)), now).expect("other");
         assert_eq!(other.step(false, &PATIENCE, now), Some(Step::Push));
+    }
+
+    #[test]
+    fn a_number_that_two_documents_bear_proves_nothing() {
+        let of_type = Some(assigned(Scope::Type, "meter", 1));
+        let mut standing = Standing::assign(None, of_type, Millis(0)).expect("assigned");
+        standing.acknowledged(1, true, None);
+        let own = Some(assigned(Scope::Device, "d", 1));
+        let mut standing = Standing::assign(Some(standing), own, Millis(5)).expect("another document");
+        standing.runs(1, Millis(6));
+        assert_eq!(standing.status, Status::Pending, "it may be the version 1 of its type");
+        standing.acknowledged(1, true, None);
+        assert_eq!(standing.applied_hash.as_ref(), Some(&standing.desired.hash));
+    }
+
+    #[test]
+    fn what_a_device_runs_is_known_while_its_configuration_is_on_the_way() {
+        let mut standing = Standing::assign(None, Some(assigned(Scope::Device, "d", 7)), Millis(0)).expect("assigned");
+        standing.runs(6, Millis(1));
+        assert_eq!((standing.status, standing.applied_version), (Status::Pending, Some(6)));
+        standing.runs(7, Millis(2));
+        assert_eq!((standing.status, standing.applied_version), (Status::Applied, Some(7)));
     }
 
     #[test]

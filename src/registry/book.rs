@@ -140,7 +140,10 @@ impl Book {
         });
     }
 
+    /// The version comes on another channel than the connection, and may come first: it registers as being heard does.
     pub fn firmware(&mut self, id: &DeviceId, version: &str, at: Millis, now: Now) {
+        let admit = self.settings.admit;
+        self.entry(id, Protocol::Mqtt, "", admit, now);
         self.with(id, now, |entry| {
             let before = entry.device.firmware_version.replace(version.to_owned());
             if before.as_deref() != Some(version) {

@@ -75,6 +75,16 @@ fn silence_makes_a_device_late_and_then_offline() {
 }
 
 #[test]
+fn a_version_that_overtakes_the_connection_is_not_lost() {
+    let mut book = Book::new(Settings::default(), Vec::new());
+    book.firmware(&id("new"), "1.0.0", at(1.0).at, at(1.0));
+    book.connected(&id("new"), Protocol::Mqtt, at(1.1).at, at(1.1));
+    let device = &book.get(&id("new")).expect("known").device;
+    assert_eq!((device.firmware_version.as_deref(), device.lifecycle), (Some("1.0.0"), Lifecycle::Active));
+    assert_eq!(device.presence, Presence::Online);
+}
+
+#[test]
 fn without_an_interval_an_mqtt_child_counts_by_its_connection() {
     let mut book = Book::new(Settings::default(), Vec::new());
     book.connected(&id("a"), Protocol::Mqtt, at(0.0).at, at(0.0));

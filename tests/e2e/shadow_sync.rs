@@ -203,7 +203,7 @@ fn what_the_cloud_refuses_for_good_is_shown_and_not_tried_again_while_the_rest_g
     gateway.eventually("the overview tells", |gateway| {
         let overview = gateway.get("/v1/status");
         let shadows = overview["link"]["shadows"].clone();
-        (shadows["refused"] == 2 && overview["notices"].to_string().contains("refuses 2 of the shadows")).then_some(())
+        (shadows["refused"] == 2 && overview["notices"].to_string().contains("2 of the shadows")).then_some(())
     });
     // Desired still comes down, and the refused update is not repeated.
     let updates =
@@ -221,4 +221,36 @@ fn what_the_cloud_refuses_for_good_is_shown_and_not_tried_again_while_the_rest_g
     assert_eq!((updates("room"), updates("hall")), (of_room, of_hall));
     let all = history(&gateway, "room");
     assert!(all.iter().any(|c| c["section"] == "cloud" && c["change"].to_string().contains("413")), "{all:?}");
+}
+
+#[test]
+fn two_sides_that_are_too_large_together_say_so_until_one_of_them_makes_room() {
+    let mut ground = Ground::new();
+    let cloud = ShadowCloud::start(ground.mosquitto.port, &ground.runtime);
+    let gateway = gateway(&ground, "").start();
+    let room = ground.child(&gateway, "room");
+    room.says("state", r#"{"reported": {"temp": 20}}"#);
+    equal(&gateway, &cloud, ("room", ""), |state| state.is_some_and(|s| s["reported"]["temp"] == 20));
+
+    ground.mosquitto.stop();
+    room.says("state", &json!({"reported": {"notes": "x".repeat(5000)}}).to_string());
+    cloud.update("room", "", json!({"desired": {"schedule": "y".repeat(5000)}}));
+    ground.mosquitto.start_again();
+    gateway.eventually("view and overview tell", |gateway| {
+        let sync = gateway.get("/v1/devices/room/shadow")["sync"].clone();
+        let overview = gateway.get("/v1/status");
+        let told = overview["notices"].to_string().contains("1 of the shadows cannot be made equal");
+        let ours = sync["reason"].as_str()?.starts_with("not taken by this gateway");
+        (sync["state"] == "refused" && ours && overview["link"]["shadows"]["refused"] == 1 && told).then_some(())
+    });
+    let all = history(&gateway, "room");
+    let noted = |c: &Json| c["section"] == "cloud" && c["change"].to_string().contains("not taken by this gateway");
+    assert_eq!(all.iter().filter(|change| noted(change)).count(), 1, "{all:?}");
+
+    room.says("state", r#"{"reported": {"notes": null}}"#);
+    equal(&gateway, &cloud, ("room", ""), |state| state.is_some_and(|s| s["desired"]["schedule"].is_string()));
+    gateway.eventually("nothing is refused any more", |gateway| {
+        let sync = gateway.get("/v1/devices/room/shadow")["sync"].clone();
+        (sync["state"] == "equal" && gateway.get("/v1/status")["link"]["shadows"]["refused"] == 0).then_some(())
+    });
 }

@@ -180,16 +180,21 @@ impl Hands {
                     }
                 }
             }
-            let local_version = here.version;
+            let (local_version, kept_out) = (here.version, here.refusal.clone());
             let Conclusion { synced, request, exact } =
                 decision.conclude(here, version, refused.as_ref(), standing.synced.as_ref());
             if standing.synced.as_ref() != Some(&synced) {
                 self.store.set_synced(self.cloud, device, name, synced).await.map_err(|e| e.to_string())?;
             }
+            let known = standing.synced.as_ref().and_then(|synced| synced.refused.as_ref());
+            if let Some(refused) = kept_out.as_ref().filter(|refused| known != Some(refused)) {
+                tracing::warn!(%device, shadow = name, reason = refused.reason, "what the cloud holds does not fit here");
+                self.note(key, local_version, Note::Refused(refused.reason.clone())).await;
+            }
             self.note_conflicts(key, local_version, &decision.plan.conflicts, request.as_ref()).await;
             return Ok(match request {
                 Some(request) => Looked::Send(request),
-                None => Looked::Settled { exact },
+                None => Looked::Settled { exact, kept_out },
             });
         }
         Err("it changes here faster than it can be compared".to_owned())

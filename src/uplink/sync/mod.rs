@@ -358,7 +358,7 @@ impl Sync {
         let mut status = ShadowSyncStatus::default();
         for ((device, name), pair) in self.desk.pairs() {
             status.total += 1;
-            match pair.refused() {
+            match pair.trouble() {
                 Some(refused) => {
                     status.refused += 1;
                     if status.reasons.len() < NAMED {

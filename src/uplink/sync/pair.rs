@@ -96,8 +96,9 @@ pub enum Settle {
 /// What came of a look.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Looked {
-    /// Nothing has to be sent. `exact`: what is agreed on is what the cloud holds.
-    Settled { exact: bool },
+    /// Nothing has to be sent. `exact`: what is agreed on is what the cloud holds; `kept_out`: why this gateway does not
+    /// take what the cloud holds.
+    Settled { exact: bool, kept_out: Option<Refused> },
     /// Written down, and to be sent now.
     Send(Request),
     /// Not now: the store or the keeper is busy.
@@ -161,6 +162,8 @@ pub struct Pair {
     sent_at: Millis,
     verify_at: Millis,
     refused: Option<Refused>,
+    /// Refused here: both sides differ, and only a change of one of them mends it.
+    kept_out: Option<Refused>,
     /// Not even questions are allowed.
     mute: bool,
 }
@@ -182,6 +185,7 @@ impl Pair {
             sent_at: Millis(i64::MIN / 2),
             verify_at: Millis(i64::MAX),
             refused,
+            kept_out: None,
             mute: false,
         }
     }
@@ -197,6 +201,11 @@ impl Pair {
 
     pub fn refused(&self) -> Option<&Refused> {
         self.refused.as_ref()
+    }
+
+    /// Why both sides are not equal and will not be by trying again.
+    pub fn trouble(&self) -> Option<&Refused> {
+        self.refused.as_ref().or(self.kept_out.as_ref())
     }
 
     /// Whether an update to values of so many bytes may be tried although the cloud refused one before.
@@ -307,14 +316,18 @@ impl Pair {
     pub fn looked(&mut self, looked: &Looked, now: Millis, patience: &Patience) -> bool {
         self.busy = false;
         match looked {
-            Looked::Settled { exact } => {
+            Looked::Settled { exact, kept_out } => {
                 self.failures = 0;
+                self.kept_out.clone_from(kept_out);
                 if self.knows != Knows::Nothing {
                     self.knows = if *exact { Knows::Exactly } else { Knows::Partly };
                 }
                 false
             }
-            Looked::Send(_) => self.knows != Knows::Nothing,
+            Looked::Send(_) => {
+                self.kept_out = None;
+                self.knows != Knows::Nothing
+            }
             Looked::Later => {
                 self.doubt();
                 self.pause(now, patience);

@@ -14,7 +14,7 @@ use crate::{
         shadow::reconcile::{Policy, Sections, Side, Step},
         time::Millis,
     },
-    store::sync::{Standing, Synced},
+    store::sync::{Refused, Standing, Synced},
 };
 
 const PATIENCE: Patience =
@@ -282,7 +282,7 @@ impl World {
                 }
                 let looked = match request.clone() {
                     Some(request) => Looked::Send(request),
-                    None => Looked::Settled { exact },
+                    None => Looked::Settled { exact, kept_out: None },
                 };
                 if self.pair.looked(&looked, self.now, &PATIENCE)
                     && let Some(request) = request
@@ -407,6 +407,24 @@ fn a_refusal_for_good_is_not_tried_again_until_it_would_be_smaller() {
     }
     world.pair.line_up(true);
     assert_eq!(world.pair.next(now, &PATIENCE), None, "a new connection makes it no smaller");
+}
+
+/// Both sides filled up while they could not talk: each is small enough, together they are too large for either.
+#[test]
+fn what_this_gateway_does_not_take_is_no_equality_until_one_side_changes() {
+    let mut world = empty();
+    let now = world.now.plus(10_000);
+    let too_large = Refused { reason: "not taken by this gateway: too large".into(), bytes: None };
+    world.pair.changed_here();
+    let Some(Next::Look { .. }) = world.pair.next(now, &PATIENCE) else { panic!("nothing to do") };
+    world.pair.looked(&Looked::Settled { exact: false, kept_out: Some(too_large.clone()) }, now, &PATIENCE);
+    assert_eq!(world.pair.trouble(), Some(&too_large));
+    assert!(world.pair.may_send(9000), "the cloud has refused nothing");
+    assert_eq!(world.pair.next(now.plus(3_600_000), &PATIENCE), None, "trying again mends nothing");
+    world.pair.changed_here();
+    assert_eq!(world.pair.next(now.plus(3_600_000), &PATIENCE), Some(Next::Ask), "smaller by now, perhaps");
+    world.pair.looked(&Looked::Settled { exact: true, kept_out: None }, now, &PATIENCE);
+    assert_eq!(world.pair.trouble(), None);
 }
 
 #[test]
