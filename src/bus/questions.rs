@@ -82,6 +82,8 @@ pub enum Question {
     /// Updates that run or ran, newest first.
     Updates(Reply<Vec<UpdateView>>),
     Connections(Reply<Vec<Connection>>),
+    /// What each Modbus bus counted, as its `status` tool tells it.
+    Buses(Reply<Vec<Json>>),
     /// Every alarm, the active ones first, then the latest.
     Alarms(Reply<Vec<Alarm>>),
     /// Somebody (`by`) has seen the alarm `kind` of a device; refused where there is no such alarm.

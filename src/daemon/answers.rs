@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     build::Rooms,
-    devices::about,
+    devices::{about, statuses},
     points::{self, Shape, described},
 };
 use crate::{
@@ -62,6 +62,7 @@ pub async fn answer(rooms: Rooms, config: ConfigStatus, question: Question) {
         }
         Question::Updates(reply) => drop(reply.send(Ok(rooms.updates()))),
         Question::Connections(reply) => drop(reply.send(Ok(rooms.broker.status()))),
+        Question::Buses(reply) => drop(reply.send(Ok(statuses(&rooms.buses)))),
         Question::SetLifecycle { device, lifecycle, door, reply } => {
             let done = rooms.registry.set_lifecycle(&device, lifecycle, door).await;
             let done = match done {

@@ -182,9 +182,14 @@ pub fn about(buses: &Buses, config: &Config, id: &DeviceId) -> (Option<String>, 
     let status = buses.borrow().get(&bus.name).map(|status| status.borrow().clone());
     let counters = status.and_then(|status| {
         let unit = status.units.iter().find(|unit| unit.device.as_ref() == Some(id))?;
-        Some(json!({ "unit": unit, "bus": { "connected": status.connected, "reason": status.reason, "utilisation": status.utilisation } }))
+        Some(json!({ "unit": unit, "bus": { "connected": status.connected, "reason": status.reason, "utilisation": status.utilisation, "counters": status.counters } }))
     });
     (Some(format!("{} ({wire}), unit {}", bus.name, device.unit)), counters)
+}
+
+/// What every Modbus bus counted, as its `status` tool tells it; at most a second old.
+pub fn statuses(buses: &Buses) -> Vec<Json> {
+    buses.borrow().values().map(|status| json!(*status.borrow())).collect()
 }
 
 async fn recall(store: &Store) -> HashMap<DeviceId, Learned> {

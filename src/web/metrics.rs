@@ -1,5 +1,7 @@
 //! `/v1/metrics`: the overview as Prometheus text (exposition format 0.0.4).
 
+mod modbus;
+
 use std::{
     collections::BTreeMap,
     fmt::{Display, Write},
@@ -23,14 +25,16 @@ use crate::{
 pub async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
     let overview = app.questions.ask(Question::Overview).await?;
     let connections = app.questions.ask(Question::Connections).await?;
-    let text = render(&overview, &connections, &app.identity.logins());
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+    let buses = app.questions.ask(Question::Buses).await?;
+    let mut page = render(&overview, &connections, &app.identity.logins());
+    modbus::buses(&mut page, &buses);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0).into_response())
 }
 
 /// Refused logins by reason, and admitted ones.
 type Logins = (BTreeMap<&'static str, u64>, u64);
 
-fn render(overview: &Overview, connections: &[Connection], logins: &Logins) -> String {
+fn render(overview: &Overview, connections: &[Connection], logins: &Logins) -> Page {
     let mut page = Page::default();
     let seconds = overview.now.since(overview.started) as f64 / 1000.0;
     let state = match overview.link.state {
@@ -140,7 +144,7 @@ fn render(overview: &Overview, connections: &[Connection], logins: &Logins) -> S
             page.line("headgate_broker_dropped_total", &labels, count);
         }
     }
-    page.0
+    page
 }
 
 /// A device may hold several sessions, so the client id is a label too.

@@ -79,6 +79,7 @@ fn routes() -> Vec<Route> {
         route(GET,    "/v1/log/tail",                         From(Viewer),     log::tail),
         route(GET,    "/v1/audit",                            From(Admin),      log::audit),
         route(GET,    "/v1/connections",                      From(Viewer),     status::connections),
+        route(GET,    "/v1/buses",                            From(Viewer),     status::buses),
         route(GET,    "/v1/updates",                          From(Viewer),     status::updates),
         route(GET,    "/v1/alarms",                           From(Viewer),     status::alarms),
         route(POST,   "/v1/alarms/{device}/{kind}/acknowledge", From(Technician), status::acknowledge),

@@ -65,6 +65,65 @@ async fn with_one_unit_dead_one_refusing_and_one_slow_the_others_keep_their_rate
     assert!(!counts.contains_key("u1") && !counts.contains_key("u2"));
 }
 
+/// A bus of quick units, each read so often that the gateway knows how quick they are.
+async fn known(count: u8, timeout: &str) -> (Tasks, Modbus, Rig) {
+    let tasks = Tasks::new();
+    let simulator = Modbus::tcp(&tasks, loopback(), units(count)).await.expect("a simulator");
+    let text = farm(count, "20ms").replacen("300ms", timeout, 1);
+    let mut rig = Rig::start(tcp_bus(simulator.address(), &text));
+    for _ in 0..40 {
+        rig.reading("u1").await;
+    }
+    (tasks, simulator, rig)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_falls_silent_is_asked_again_after_the_others() {
+    let (_tasks, simulator, rig) = known(3, "1s").await;
+    let (progress, mut frames) = tokio::sync::mpsc::channel(10_000);
+    let scope = async { rig.tool_with(json!({ "tool": "scope", "seconds": 4 }), Some(progress)).await };
+    let watch = async {
+        frames.recv().await.expect("a frame");
+        simulator.faults.set(1, Fault { drop: 100, ..Fault::default() });
+        let mut seen = Vec::new();
+        while let Some(frame) = frames.recv().await {
+            seen.push((frame["dir"] == ">", frame["unit"].as_u64().expect("a unit")));
+        }
+        seen
+    };
+    let (told, seen) = tokio::join!(scope, watch);
+    told.expect("a scope");
+    let silent = seen.windows(2).find(|pair| pair[0] == (true, 1) && pair[1].0).expect("a request without a reply");
+    assert_ne!(silent[1].1, 1, "its retry comes after the others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_becomes_slow_loses_nothing_by_having_been_quick() {
+    let (_tasks, simulator, mut rig) = known(2, "2s").await;
+    simulator.faults.set(1, Fault { delay: Duration::from_millis(500), ..Fault::default() });
+    while rig.told.try_recv().is_ok() {}
+    for _ in 0..3 {
+        assert!(rig.sample("u1", "r0").await.1.is_good());
+    }
+    let status = rig.status().await;
+    let counters = &status["units"][0]["counters"];
+    assert_eq!(status["units"][0]["state"], json!("online"));
+    assert!(counters["timeouts"].as_u64() <= Some(1) && counters["retries"].as_u64() <= Some(1), "{counters:#}");
+    let reachable = |told: &FromDriver| matches!(told, FromDriver::Reachable { reachable: false, .. });
+    while let Ok(told) = rig.told.try_recv() {
+        assert!(!reachable(&told), "it was never away: {told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_was_away_may_come_back_slower() {
+    let (_tasks, simulator, mut rig) = known(2, "600ms").await;
+    simulator.faults.set(1, Fault { drop: 100, ..Fault::default() });
+    while rig.reachable("u1").await.0 {}
+    simulator.faults.set(1, Fault { delay: Duration::from_millis(400), ..Fault::default() });
+    assert!(rig.reachable("u1").await.0, "heard, once its probes wait longer");
+}
+
 /// Values keep coming, and none of them is another register's, through every fault of a stream.
 async fn survives(fault: Fault, framing: Framing) {
     let tasks = Tasks::new();

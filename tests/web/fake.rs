@@ -267,6 +267,7 @@ impl Plant {
             Question::Jobs(reply) => give(reply, vec![job(clock::now())]),
             Question::Updates(reply) => give(reply, self.updates.clone()),
             Question::Connections(reply) => give(reply, vec![connection(now)]),
+            Question::Buses(reply) => give(reply, Vec::new()),
             Question::Config(reply) | Question::Reload(reply) => {
                 let problem = |file: &str, line, key: &str, found: &str, hint: &str| Problem {
                     file: file.into(),

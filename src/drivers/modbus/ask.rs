@@ -24,9 +24,22 @@ pub enum Fault {
     /// It is there, and says no.
     #[error("{0}")]
     Exception(Exception),
+    /// No reply, which may happen once: to be asked again after what is due.
+    #[error("{0}")]
+    Late(Arc<str>),
     /// It is not there: silence, damage to the end, a gateway speaking for it, or no wire at all.
     #[error("{0}")]
     Silent(Arc<str>),
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Somebody for just this one: it has its whole timeout, and its retries at once.
+    Wanted,
+    /// Nobody in particular, since it comes again anyway: it has what is usual for the unit, and retries come after what
+    /// is due for others.
+    Polled,
 }
 
 impl Owner<'_> {
@@ -112,11 +125,28 @@ impl Owner<'_> {
 
     /// Asks one of the bus's own units, with retries where they make sense.
     pub async fn ask(&mut self, key: UnitKey, request: &Request) -> Result<Answer, Fault> {
+        self.ask_in(Manner::Wanted, key, request).await
+    }
+
+    /// The same for what is read again and again: a silent unit holds the others up for as short as can be, and is
+    /// `Late` as long as it has retries.
+    pub async fn poll(&mut self, key: UnitKey, request: &Request) -> Result<Answer, Fault> {
+        self.ask_in(Manner::Polled, key, request).await
+    }
+
+    async fn ask_in(&mut self, manner: Manner, key: UnitKey, request: &Request) -> Result<Answer, Fault> {
         let Some(unit) = self.units.get(&key) else { return Err(Fault::Silent("removed".into())) };
-        let doubtful = unit.health.is_doubtful();
         let (id, gap) = (unit.device.unit, unit.device.gap);
-        let timeout = if doubtful { unit.probe_timeout() } else { unit.device.timeout };
-        let mut silent_left = if doubtful { 0 } else { unit.device.retries };
+        let timeout = match manner {
+            // What was sent ahead also waits for those before it; and behind a gateway that still waits for the unit that
+            // was silent just now, everybody does.
+            Manner::Polled if self.bus.in_flight < 2 && self.silent == 0 => {
+                unit.patience.wait(&unit.health, unit.device.timeout, Instant::now())
+            }
+            _ => unit.device.timeout,
+        };
+        let retries = if unit.health.is_doubtful() { 0 } else { unit.device.retries };
+        let mut silent_left = retries;
         let mut busy_left = if unit.busy { 0 } else { BUSY_RETRIES };
         let mut damage_left = DAMAGE_RETRIES;
         let mut reopen_left = 1;
@@ -129,8 +159,11 @@ impl Owner<'_> {
                 Ok(answer) => {
                     unit.counters.replies += 1;
                     unit.counters.latency.add(answer.latency);
-                    unit.slowest = unit.slowest.max(answer.latency);
-                    let Some(code) = exception(&answer.pdu) else {
+                    let code = exception(&answer.pdu);
+                    if !code.is_some_and(Exception::is_gateway) {
+                        unit.patience.answered(answer.latency);
+                    }
+                    let Some(code) = code else {
                         unit.busy = false;
                         unit.last_heard = Some(clock::now());
                         return Ok(answer);
@@ -156,6 +189,15 @@ impl Owner<'_> {
                     let left = match &error {
                         WireError::Timeout(_) => {
                             unit.counters.timeouts += 1;
+                            if manner == Manner::Polled && unit.patience.misses < retries {
+                                unit.patience.misses += 1;
+                                unit.counters.retries += 1;
+                                self.counters.retries += 1;
+                                return Err(Fault::Late(error.to_string().into()));
+                            }
+                            if manner == Manner::Polled {
+                                silent_left = 0;
+                            }
                             &mut silent_left
                         }
                         WireError::Damaged => {

@@ -70,6 +70,20 @@ impl Health {
         matches!(self.state, State::Suspect { .. } | State::Offline { .. })
     }
 
+    /// Whether one more silence that ends at `then` makes it offline.
+    pub fn decides(&self, then: Instant) -> bool {
+        let silent = then.saturating_duration_since(self.heard);
+        matches!(self.state, State::Suspect { failures, .. } if failures + 1 >= FAILURES && silent > SILENCE)
+    }
+
+    /// The pause between probes of a unit that is offline; none for others.
+    pub fn backoff(&self) -> Duration {
+        match self.state {
+            State::Offline { backoff, .. } => backoff,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// When a single request should find out whether it is back; `None` while it is asked at its own pace.
     pub fn next_probe(&self) -> Option<Instant> {
         match self.state {
@@ -106,13 +120,12 @@ impl Health {
 
     /// A cycle ended without an answer.
     pub fn failed(&mut self, now: Instant) -> Change {
-        let silent = now.saturating_duration_since(self.heard);
         match self.state {
             State::Unknown | State::Online => {
                 self.state = State::Suspect { failures: 1, next: now + SUSPECT_PAUSE };
                 Change::None
             }
-            State::Suspect { failures, .. } if failures + 1 < FAILURES || silent <= SILENCE => {
+            State::Suspect { failures, .. } if !self.decides(now) => {
                 self.state = State::Suspect { failures: failures + 1, next: now + SUSPECT_PAUSE };
                 Change::None
             }

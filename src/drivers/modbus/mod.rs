@@ -5,7 +5,7 @@
 //!                              ▲           │ poll, write, tools, scope
 //!                     health ──┴── unit ◀──┘ codec, report ─▶ readings
 //! ```
-//! The values (`codec`, `plan`, `frame`, `health`, `report`, `schedule`, `solve`, `budget`) know no wire and no clock;
+//! The values (`codec`, `plan`, `frame`, `health`, `patience`, `report`, `schedule`, `solve`, `budget`) know no wire and no clock;
 //! `owner` is the one task per bus; [`driver`] keeps one owner per configured bus.
 
 mod ahead;
@@ -20,6 +20,7 @@ pub mod health;
 pub mod link;
 mod number;
 pub mod owner;
+mod patience;
 mod pause;
 pub mod pdu;
 pub mod plan;

@@ -194,7 +194,7 @@ impl<'p> Owner<'p> {
             {
                 // The same unit with other points: whether it is there did not change.
                 (unit.health, unit.counters, unit.last_heard) = (old.health, old.counters, old.last_heard);
-                unit.reason = old.reason;
+                (unit.patience, unit.reason) = (old.patience, old.reason);
             }
             let key = self.next_key;
             self.next_key += 1;
@@ -208,8 +208,7 @@ impl<'p> Owner<'p> {
     /// Puts a unit's work into the schedule, and voids what was there.
     pub fn start(&mut self, key: UnitKey, at: Instant) {
         let Some(unit) = self.units.get_mut(&key) else { return };
-        unit.generation = unit.generation.wrapping_add(1);
-        let generation = unit.generation;
+        let generation = unit.supersede();
         if let Some(next) = unit.health.next_probe() {
             self.schedule.add(Due { at: next, priority: 9, unit: key, generation, work: Work::Probe });
         } else if !unit.located {

@@ -53,8 +53,13 @@ impl Owner<'_> {
     pub async fn cycle(&mut self, due: Due, group: usize) {
         let key = due.unit;
         let Some(unit) = self.units.get_mut(&key) else { return };
-        let Some(blocks) = unit.groups.get(group).map(|g| g.blocks.clone()) else { return };
-        unit.begin_cycle(group, due.at, Instant::now());
+        let (mut blocks, beat) = match unit.late.remove(&group) {
+            Some(late) => late,
+            None => {
+                unit.begin_cycle(group, due.at, Instant::now());
+                (unit.groups.get(group).map(|g| g.blocks.clone()).unwrap_or_default(), due.at)
+            }
+        };
         if !unit.set_up && unit.health.is_online() {
             self.set_up(key).await;
         }
@@ -63,15 +68,20 @@ impl Owner<'_> {
             // Where it cannot be had the values say so.
             let _ = self.fetch(key, &factor).await;
         }
-        let answered = self.read_blocks(key, blocks, true).await;
+        let answered = self.read_blocks(key, &mut blocks, true).await;
+        let late = matches!(answered, Err(Fault::Late(_)));
         self.after(key, answered.map(|_| ())).await;
-        let Some(unit) = self.units.get(&key) else { return };
-        if unit.generation == due.generation
-            && let Some(group) = unit.groups.get(group)
-        {
-            let at = again(due.at, group.interval, Instant::now());
-            self.schedule.add(Due { at, ..due });
+        let Some(unit) = self.units.get_mut(&key) else { return };
+        if unit.generation != due.generation {
+            return;
         }
+        let Some(interval) = unit.groups.get(group).map(|group| group.interval) else { return };
+        let now = Instant::now();
+        let at = if late { now } else { again(beat, interval, now) };
+        if late {
+            unit.late.insert(group, (blocks, beat));
+        }
+        self.schedule.add(Due { at, ..due });
     }
 
     /// One cheap request to a unit that is away, or the search for the models of one that is new.
@@ -87,7 +97,7 @@ impl Owner<'_> {
             return;
         }
         let Some(block) = unit.cheapest() else { return };
-        let answered = match self.ask(key, &Request::read(block.table, block.address, block.count)).await {
+        let answered = match self.poll(key, &Request::read(block.table, block.address, block.count)).await {
             Ok(_) | Err(Fault::Exception(_)) => Ok(()),
             Err(fault) => Err(fault),
         };
@@ -97,9 +107,15 @@ impl Owner<'_> {
 
     /// Reads blocks, learns from refusals, tells what was read. `Err` where the unit fell silent on the way.
     ///
-    /// With `polite` set, writes that arrive meanwhile go first.
-    pub async fn read_blocks(&mut self, key: UnitKey, blocks: Vec<Block>, polite: bool) -> Result<Vec<Sample>, Fault> {
-        let mut items: VecDeque<Item> = blocks.into_iter().map(|block| Item { block, half_of: None }).collect();
+    /// With `polite` set, writes that arrive meanwhile go first, and a unit that may only be late holds nobody up. What
+    /// was not read for lack of a reply stays in `blocks`.
+    pub async fn read_blocks(
+        &mut self,
+        key: UnitKey,
+        blocks: &mut Vec<Block>,
+        polite: bool,
+    ) -> Result<Vec<Sample>, Fault> {
+        let mut items: VecDeque<Item> = blocks.drain(..).map(|block| Item { block, half_of: None }).collect();
         let mut halved: Vec<Halved> = Vec::new();
         let mut pending: Option<Reading> = None;
         let mut all = Vec::new();
@@ -114,12 +130,13 @@ impl Owner<'_> {
                 continue;
             }
             self.send_ahead(key, std::iter::once(&block).chain(items.iter().map(|item| &item.block))).await;
-            let answer = self.ask(key, &Request::read(block.table, block.address, block.count)).await;
+            let request = Request::read(block.table, block.address, block.count);
+            let answer = if polite { self.poll(key, &request).await } else { self.ask(key, &request).await };
             let (now, came) = (Instant::now(), answer.as_ref().map(|answer| answer.came).ok());
             // What was sent ahead was measured when it came, not when its turn was.
             let waited = came.map_or(Duration::ZERO, |came| now.saturating_duration_since(came));
             let ts = clock::now().plus(-(waited.as_millis() as i64));
-            if !matches!(answer, Err(Fault::Silent(_))) {
+            if !matches!(answer, Err(Fault::Silent(_) | Fault::Late(_))) {
                 self.heard(key, now).await;
             }
             let Some(unit) = self.units.get_mut(&key) else { return Ok(all) };
@@ -149,6 +166,8 @@ impl Owner<'_> {
                 }
                 Err(Fault::Exception(code)) => unit.refuse(&block, code, ts, now),
                 Err(fault) => {
+                    blocks.push(block);
+                    blocks.extend(items.drain(..).map(|item| item.block));
                     result = Err(fault);
                     break;
                 }
@@ -214,6 +233,7 @@ impl Owner<'_> {
         let now = Instant::now();
         match answered {
             Ok(()) | Err(Fault::Exception(_)) => self.heard(key, now).await,
+            Err(Fault::Late(_)) => {}
             Err(Fault::Silent(reason)) => self.failed(key, reason, now).await,
         }
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{
     codec,
     health::Health,
+    patience::Patience,
     pdu::Exception,
     plan::{self, Block, Group, Learned},
     report::Filter,
@@ -51,8 +52,9 @@ pub struct Unit {
     pub located: bool,
     /// Its last answer was still "busy" after all retries.
     pub busy: bool,
-    /// Slowest answer seen: a probe waits twice that long.
-    pub slowest: Duration,
+    pub patience: Patience,
+    /// Blocks of a group's cycle that got no reply yet, and when that cycle was due.
+    pub late: HashMap<usize, (Vec<Block>, Instant)>,
     states: Vec<PointState>,
     /// Scale factors that no block has brought yet were asked for one by one.
     factors_asked: bool,
@@ -106,7 +108,8 @@ impl Unit {
             set_up: false,
             located,
             busy: false,
-            slowest: Duration::ZERO,
+            patience: Patience::default(),
+            late: HashMap::new(),
             factors_asked: false,
             exponents,
         };
@@ -114,12 +117,19 @@ impl Unit {
         unit
     }
 
-    /// Plans anew, after a lesson or when addresses became known. Entries of the old plan in the schedule are void.
+    /// Plans anew, after a lesson or when addresses became known.
     pub fn replan(&mut self) {
         let points = self.points.iter().map(Arc::as_ref);
         self.groups = if self.located { plan::plan(points, &self.device.limits, &self.learned) } else { Vec::new() };
         self.paces.resize(self.groups.len(), Pace::default());
+        self.supersede();
+    }
+
+    /// What is in the schedule so far is void; gives the generation of what comes after it.
+    pub fn supersede(&mut self) -> u32 {
+        self.late.clear();
         self.generation = self.generation.wrapping_add(1);
+        self.generation
     }
 
     /// SunSpec models were found at these addresses: points of models that are not there are dropped.
@@ -152,12 +162,6 @@ impl Unit {
     pub fn cheapest(&self) -> Option<Block> {
         let blocks = self.groups.iter().flat_map(|group| &group.blocks);
         blocks.min_by_key(|block| (block.count, block.address)).cloned()
-    }
-
-    /// How long a probe waits: twice the slowest answer ever seen.
-    pub fn probe_timeout(&self) -> Duration {
-        let timeout = self.device.timeout;
-        if self.slowest.is_zero() { timeout } else { (self.slowest * 2).max(Duration::from_millis(250)).min(timeout) }
     }
 
     /// Power of ten for a point with a scale factor point.

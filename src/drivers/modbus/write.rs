@@ -283,9 +283,9 @@ impl Owner<'_> {
     fn read_now(&mut self, key: UnitKey) -> Pin<Box<dyn Future<Output = Result<Json, String>> + Send + '_>> {
         Box::pin(async move {
             let Some(unit) = self.units.get_mut(&key) else { return Err("removed".into()) };
-            let blocks = unit.groups.iter().flat_map(|group| group.blocks.clone()).collect();
+            let mut blocks = unit.groups.iter().flat_map(|group| group.blocks.clone()).collect();
             unit.forget_reports();
-            self.read_blocks(key, blocks, false).await.map_err(|fault| fault.to_string())?;
+            self.read_blocks(key, &mut blocks, false).await.map_err(|fault| fault.to_string())?;
             let Some(unit) = self.units.get(&key) else { return Err("removed".into()) };
             let value = |p: &Arc<Point>| unit.last(&p.name).map(|(value, _)| (p.name.to_string(), value.to_json()));
             Ok(Json::Object(unit.points.iter().filter_map(value).collect()))

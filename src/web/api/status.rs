@@ -1,9 +1,11 @@
-//! The gateway as a whole: `/v1/status`, `/v1/log`, `/v1/connections`, `/v1/updates`, `/v1/alarms`.
+//! The gateway as a whole: `/v1/status`, `/v1/log`, `/v1/connections`, `/v1/buses`, `/v1/updates`, `/v1/alarms`.
 
 use axum::{
     Json,
     extract::{Path, State},
 };
+
+use serde_json::Value;
 
 use super::{Answer, device};
 use crate::{
@@ -26,6 +28,10 @@ pub async fn log(State(app): State<App>) -> Answer<LogStatus> {
 
 pub async fn connections(State(app): State<App>) -> Answer<Vec<Connection>> {
     Ok(Json(app.questions.ask(Question::Connections).await?))
+}
+
+pub async fn buses(State(app): State<App>) -> Answer<Vec<Value>> {
+    Ok(Json(app.questions.ask(Question::Buses).await?))
 }
 
 pub async fn updates(State(app): State<App>) -> Answer<Vec<UpdateView>> {

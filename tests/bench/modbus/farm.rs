@@ -3,10 +3,14 @@
 use std::time::{Duration, Instant};
 
 use headgate::{
-    drivers::modbus::simulate::{Modbus, Unit},
+    drivers::modbus::simulate::{Modbus, Unit, faults::Fault},
     tasks::Tasks,
 };
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
 
 use crate::{
     counter::{Broker, Counter},
@@ -37,19 +41,39 @@ struct Row {
     broker_share: f64,
 }
 
-async fn farm(tasks: &Tasks, devices: usize) -> Vec<Modbus> {
+/// `delay` is what a device takes for an answer.
+async fn farm(tasks: &Tasks, devices: usize, delay: Duration) -> Vec<Modbus> {
     let mut farm = Vec::new();
     for n in 0..devices {
         let words: Vec<u16> = (0..REGISTERS).map(|register| (n * 37 + register * 11) as u16).collect();
-        farm.push(Modbus::tcp(tasks, loopback(), [(1, Unit::holding(&words))]).await.expect("a simulated device"));
+        let device = Modbus::tcp(tasks, loopback(), [(1, Unit::holding(&words))]).await.expect("a simulated device");
+        device.faults.set(1, Fault { delay, ..Fault::default() });
+        farm.push(device);
     }
     farm
 }
 
-async fn run(gateway: Gateway, devices: usize, interval_ms: u64) -> Result<Row, String> {
+/// Requests per second that the farm answers to nobody but loops that ask again as soon as they were answered.
+async fn bare(devices: usize, delay: Duration) -> f64 {
+    let tasks = Tasks::new();
+    let farm = farm(&tasks, devices, delay).await;
+    let asking = farm.iter().map(async |device| {
+        let mut socket = TcpStream::connect(device.address()).await.expect("a device");
+        socket.set_nodelay(true).expect("an option");
+        let mut reply = [0; 9 + 2 * REGISTERS];
+        while socket.write_all(&[0, 1, 0, 0, 0, 6, 1, 3, 0, 0, 0, REGISTERS as u8]).await.is_ok() {
+            socket.read_exact(&mut reply).await.expect("a reply");
+        }
+    });
+    let window = Duration::from_secs(3);
+    let _ = tokio::time::timeout(window, futures_util::future::join_all(asking)).await;
+    farm.iter().map(Modbus::requests).sum::<u64>() as f64 / window.as_secs_f64()
+}
+
+async fn run(gateway: Gateway, devices: usize, interval_ms: u64, delay: Duration) -> Result<Row, String> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let tasks = Tasks::new();
-    let farm = farm(&tasks, devices).await;
+    let farm = farm(&tasks, devices, delay).await;
     let endpoints: Vec<u16> = farm.iter().map(|device| device.address().port()).collect();
     let broker = Broker::start(folder.path()).await;
     let counter = Counter::start(broker.port, &tasks).await;
@@ -101,7 +125,7 @@ async fn run(gateway: Gateway, devices: usize, interval_ms: u64) -> Result<Row, 
     })
 }
 
-async fn table(title: &str, gateways: &[Gateway], devices: usize, interval_ms: u64) {
+async fn table(title: &str, gateways: &[Gateway], devices: usize, interval_ms: u64, delay_ms: u64) {
     println!("\n{title}");
     println!(
         "{:<18} {:>8} {:>10} {:>11} {:>11} {:>8} {:>7} {:>9} {:>8} {:>10} {:>7} {:>9}",
@@ -119,7 +143,7 @@ async fn table(title: &str, gateways: &[Gateway], devices: usize, interval_ms: u
         "broker %"
     );
     for gateway in gateways {
-        match run(*gateway, devices, interval_ms).await {
+        match run(*gateway, devices, interval_ms, Duration::from_millis(delay_ms)).await {
             Ok(row) => println!(
                 "{:<18} {:>8.2} {:>10} {:>11.0} {:>11.2} {:>8.1} {:>7.1} {:>9.1} {:>8.1} {:>10.0} {:>7.0} {:>9.0}",
                 gateway.name(),
@@ -147,14 +171,21 @@ fn chosen(names: &[&str]) -> Vec<Gateway> {
 
 pub async fn beside_others(names: &[&str]) {
     let gateways = chosen(names);
-    table("10 devices x 100 registers, each once a second", &gateways, 10, 1000).await;
-    table("100 devices x 100 registers, each once a second", &gateways, 100, 1000).await;
+    table("10 devices x 100 registers, each once a second", &gateways, 10, 1000, 0).await;
+    table("100 devices x 100 registers, each once a second", &gateways, 100, 1000, 0).await;
 }
 
 pub async fn flat_out(names: &[&str]) {
     let gateways = chosen(names);
-    table("10 devices x 100 registers, each a hundred times a second", &gateways, 10, 10).await;
+    table("10 devices x 100 registers, each a hundred times a second", &gateways, 10, 10, 0).await;
     if gateways.contains(&Gateway::Headgate) {
-        table("10 devices x 100 registers, as fast as they answer", &[Gateway::Headgate], 10, 0).await;
+        let headgate = [Gateway::Headgate];
+        table("10 devices x 100 registers, as fast as they answer, which is at once", &headgate, 10, 0, 0).await;
+        for (devices, delay) in [(10, 5), (100, 20)] {
+            let title = format!("{devices} devices x 100 registers, as fast as they answer, which takes {delay} ms");
+            table(&title, &headgate, devices, 0, delay).await;
+            let most = bare(devices, Duration::from_millis(delay)).await;
+            println!("{:<18} {:>31.0}", "a bare loop", most * REGISTERS as f64);
+        }
     }
 }

@@ -5,10 +5,10 @@
 //! * `farm [GATEWAY…]`: 10 x 100 and 100 x 100 registers once a second, from the wire to an MQTT broker: values per second, CPU
 //!   seconds per 100,000 values, resident memory; Headgate beside ThingsBoard's gateway and Node-RED, where
 //!   `tests/bench/modbus-peers.sh` has installed them
-//! * `flat-out`: 10 devices asked a hundred times a second, and as fast as they answer
+//! * `flat-out`: 10 devices asked a hundred times a second, and as fast as they answer: at once, and as real devices do
 //! * `line`: a serial line at 9600 to 115200 baud, and how much of it is used
 //! * `sick`: one unit of ten dead, one that refuses, one slow: what the other seven lose
-//! * `leaks [N]`: N exceptions and timeouts (a million), memory before and after
+//! * `leaks [N]`: N exceptions and N timeouts (a million each), memory on the way
 
 mod counter;
 mod farm;

@@ -89,39 +89,78 @@ async fn count(rig: &mut Rig, time: Duration) -> BTreeMap<String, u64> {
     counts
 }
 
-/// Exceptions and timeouts by the hundred thousand: what stays of them.
+/// Buses at which requests go unanswered at the same time.
+const BUSES: usize = 16;
+
+/// Exceptions and timeouts by the hundred thousand, as many of each: what stays of them.
 pub async fn leaks(wanted: u64) {
-    println!("\n{wanted} exceptions and timeouts, one unit of a hundred registers");
+    exceptions(wanted).await;
+    timeouts(wanted).await;
+}
+
+async fn exceptions(wanted: u64) {
+    println!("\n{wanted} exceptions, one bus with a unit that fails and one that is always busy");
     let tasks = Tasks::new();
     let units = [(1, Unit::holding(&[1; 100])), (2, Unit::holding(&[2; 100]))];
     let simulator = Modbus::tcp(&tasks, loopback(), units).await.expect("a simulator");
-    let mut rig = Rig::start(tcp_bus(simulator.address(), &farm(2, 100, "0ms", "1ms")));
+    let mut rig = Rig::start(tcp_bus(simulator.address(), &farm(2, 100, "0ms", "1s")));
     rig.reading("u1").await;
-    // Nineteen of twenty requests are refused, the twentieth gets no answer within its millisecond.
     simulator.faults.set(1, Fault { exception: Some(4), ..Fault::default() });
-    simulator.faults.set(2, Fault { exception: Some(6), drop: 5, ..Fault::default() });
-    let started = Instant::now();
-    let mut told = 0u64;
-    let mut next = wanted / 10;
-    println!("{:>10} {:>10} {:>10} {:>10}", "requests", "seconds", "RSS MiB", "messages");
+    simulator.faults.set(2, Fault { exception: Some(6), ..Fault::default() });
+    watch(std::slice::from_mut(&mut rig), wanted, |counters| {
+        counters["exceptions"].as_object().map_or(0, |codes| codes.values().filter_map(|n| n.as_u64()).sum())
+    })
+    .await;
+}
+
+/// Units that leave most requests unanswered, and get ten retries: few are away for long, so that a million timeouts,
+/// each of its millisecond or two, take minutes. One unit of each bus is dead throughout.
+async fn timeouts(wanted: u64) {
+    println!("\n{wanted} timeouts, {BUSES} buses with nine units that answer four of ten requests and a dead one");
+    let tasks = Tasks::new();
+    let (mut simulators, mut rigs) = (Vec::new(), Vec::new());
+    for _ in 0..BUSES {
+        let units = (1..=10).map(|n| (n, Unit::holding(&[1; 10])));
+        let simulator = Modbus::tcp(&tasks, loopback(), units).await.expect("a simulator");
+        simulator.faults.set(0, Fault { drop: 60, ..Fault::default() });
+        simulator.faults.set(1, Fault { drop: 100, ..Fault::default() });
+        rigs.push(Rig::start(tcp_bus(
+            simulator.address(),
+            &farm(10, 10, "0ms", "1ms").replacen("1ms\"", "1ms\"\nretries = 10", 1),
+        )));
+        simulators.push(simulator);
+    }
+    watch(&mut rigs, wanted, |counters| counters["timeouts"].as_u64().unwrap_or(0)).await;
+}
+
+/// A line per tenth of the way, until the buses have counted so many.
+async fn watch(rigs: &mut [Rig], wanted: u64, counted: impl Fn(&serde_json::Value) -> u64) {
+    println!("{:>10} {:>10} {:>10} {:>10}", "counted", "seconds", "RSS MiB", "messages");
+    let (started, mut told, mut next) = (Instant::now(), 0u64, wanted / 10);
     loop {
-        while rig.told.try_recv().is_ok() {
-            told += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut count = 0;
+        for rig in &mut *rigs {
+            while rig.told.try_recv().is_ok() {
+                told += 1;
+            }
+            count += counted(&rig.status().await["counters"]);
         }
-        let asked = simulator.requests();
-        if asked >= next || asked >= wanted {
-            println!(
-                "{asked:>10} {:>10.1} {:>10.1} {told:>10}",
-                started.elapsed().as_secs_f64(),
-                Usage::own().resident
-            );
-            next += wanted / 10;
+        if count >= next {
+            let (seconds, resident) = (started.elapsed().as_secs_f64(), Usage::own().resident);
+            println!("{count:>10} {seconds:>10.1} {resident:>10.1} {told:>10}");
+            next = (count / (wanted / 10) + 1) * (wanted / 10);
         }
-        if asked >= wanted {
+        if count >= wanted {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let status = rig.status().await;
-    println!("counted: {}", status["counters"]);
+    let total = rigs.iter().map(async |rig| rig.status().await);
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for status in futures_util::future::join_all(total).await {
+        for what in ["requests", "replies", "timeouts", "strays", "retries", "reconnects"] {
+            *sums.entry(what).or_default() += status["counters"][what].as_u64().unwrap_or(0);
+        }
+    }
+    println!("counted: {sums:?}");
 }
