@@ -44,6 +44,8 @@ const HEADINGS: [(Column, &[&str]); 18] = [
             "point",
             "measured variable",
             "measured value",
+            "measure",
+            "measurement",
             "item",
             "description",
             "quantity",

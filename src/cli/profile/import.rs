@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use super::{
     columns::{Column, Sheet},
     words::{
-        access_of, camel, first_number, low_word_first, number, range, speaks_of_bits, table_of, titles, type_of,
-        unit_of, weight,
+        access_of, camel, first_number, low_word_first, number, part_of_unit, range, speaks_of_bits, table_of, titles,
+        type_of, unit_of, weight,
     },
 };
 use crate::config::modbus::profile::Profile;
@@ -210,6 +210,11 @@ impl Writer<'_> {
             }
             return true;
         }
+        if let Some((whole, by)) = unit.as_deref().and_then(part_of_unit) {
+            out.push(("scale", format!("{by} # as the table's unit says: {}", unit.as_deref().unwrap_or_default())));
+            *unit = Some(unit_of(whole));
+            return true;
+        }
         let Some((by, measure)) = weight(remark) else { return false };
         out.push(("scale", format!("{by} # as the table remarks: {measure}")));
         unit.get_or_insert(measure.split('*').next().map(unit_of).unwrap_or_default());
@@ -324,6 +329,18 @@ mod tests {
         assert_eq!((voltage.table, voltage.address, voltage.kind), (Table::Input, 0, Kind::Int(32)));
         assert_eq!((voltage.scale, voltage.unit.as_deref()), (0.1, Some("V")));
         assert_eq!(profile.point("kWhTot").and_then(|p| p.unit.clone()).as_deref(), Some("kWh"));
+    }
+
+    #[test]
+    fn a_table_of_lovato_has_its_scale_in_the_unit() {
+        let profile = parsed(
+            "Address;Words;Measure;Unit;Format\n0x0002;2;L1 phase voltage;V / 100;Unsigned long\n\
+             0x0008;2;L1 current;A/10000;Unsigned long\n0x0040;2;Flow;m³/h;Signed long\n",
+        );
+        let scaled = |name: &str| profile.point(name).map(|p| (p.scale, p.unit.clone().unwrap_or_default()));
+        assert_eq!(scaled("l1PhaseVoltage"), Some((0.01, "V".into())));
+        assert_eq!(scaled("l1Current"), Some((0.0001, "A".into())));
+        assert_eq!(scaled("Flow"), Some((1.0, "m³/h".into())));
     }
 
     #[test]

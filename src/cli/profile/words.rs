@@ -128,10 +128,22 @@ pub(super) fn unit_of(word: &str) -> String {
 pub(super) fn weight(remark: &str) -> Option<(f64, &str)> {
     remark.split([' ', ';', ',']).find_map(|word| {
         let (unit, by) = word.split_once('*')?;
-        let by: u32 = by.parse().ok().filter(|by: &u32| *by > 1 && by.to_string().trim_end_matches('0') == "1")?;
+        let scale = power_of_ten(by)?;
         let letters = !unit.is_empty() && unit.chars().all(char::is_alphabetic);
-        letters.then(|| (format!("1e-{}", by.ilog10()).parse().unwrap_or(1.0), word))
+        letters.then_some((scale, word))
     })
+}
+
+/// The unit "V/100" says that hundredths are sent: the unit and the scale 0.01.
+pub(super) fn part_of_unit(unit: &str) -> Option<(&str, f64)> {
+    let (unit, by) = unit.rsplit_once('/')?;
+    Some((unit.trim(), power_of_ten(by)?))
+}
+
+/// 0.1 for "10", 0.01 for "100".
+fn power_of_ten(by: &str) -> Option<f64> {
+    let by: u32 = by.trim().parse().ok().filter(|by: &u32| *by > 1 && by.to_string().trim_end_matches('0') == "1")?;
+    format!("1e-{}", by.ilog10()).parse().ok()
 }
 
 /// `[-100.0, 100.0]`, `5 … 30`, `5~30`, `5 to 30` and `0-100`: both ends.
