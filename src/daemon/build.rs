@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     devices::{Buses, Drivers},
     road::Road,
-    state::StateFolder,
+    state::{self, StateFolder},
     supervise::Supervisor,
 };
 use crate::{
@@ -93,15 +93,21 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     identity::tls::install_provider();
     let started = clock::now();
     let gateway = config.gateway.id.clone();
-    let state = StateFolder::hold(&config.gateway.state)?;
+    let state = StateFolder::await_disk(&config.gateway.state).await?;
     let stages = Stages::default();
     let supervisor = Supervisor::new(Tasks::new());
     let events = Events::new();
 
     let options = StoreOptions { log: config.log.clone(), gateway: gateway.clone() };
     let (store, writer) = Store::open_with(state.path(), options).context("the database cannot be used")?;
-    if let StoreHealth::Refusing { reason, .. } = &*store.health().borrow() {
-        anyhow::bail!("the database cannot be used: the disk refuses: {reason}");
+    let mut health = store.health();
+    let refusing = match &*health.borrow_and_update() {
+        StoreHealth::Good => None,
+        StoreHealth::Refusing { reason, .. } => Some(reason.clone()),
+    };
+    if let Some(reason) = refusing {
+        // Rooms that began without what is stored would have to be told all of it later.
+        state::wait(&reason, health.wait_for(|health| *health == StoreHealth::Good)).await?;
     }
     let identity = Identity::open(store.clone(), &config.identity, state.path(), gateway.as_str())
         .await

@@ -4,10 +4,18 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
+
+use crate::systemd;
+
+/// How often a disk that refuses is tried.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often the init system is told that a start is not hung.
+const TOLD: Duration = Duration::from_secs(10);
 
 /// Holds the folder for as long as it lives.
 #[derive(Debug)]
@@ -17,6 +25,24 @@ pub struct StateFolder {
 }
 
 impl StateFolder {
+    /// Makes and locks `path`; where the disk is read-only or full, as soon as it is not.
+    pub async fn await_disk(path: &Path) -> anyhow::Result<Self> {
+        let error = match Self::hold(path) {
+            Err(error) if disk_refuses(&error) => format!("{error:#}"),
+            held => return held,
+        };
+        let well = async {
+            loop {
+                tokio::time::sleep(RETRY).await;
+                match Self::hold(path) {
+                    Err(error) if disk_refuses(&error) => {}
+                    held => return held,
+                }
+            }
+        };
+        wait(&error, well).await
+    }
+
     /// Makes and locks `path`.
     pub fn hold(path: &Path) -> anyhow::Result<Self> {
         if !path.is_dir() {
@@ -38,6 +64,26 @@ impl StateFolder {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Whether the disk refuses for now, as a card does that was mounted read-only after an error.
+fn disk_refuses(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{ReadOnlyFilesystem, StorageFull};
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| matches!(error.kind(), ReadOnlyFilesystem | StorageFull))
+}
+
+/// Awaits `well`, and tells the init system why the start takes its time.
+pub async fn wait<T>(reason: &str, well: impl Future<Output = T>) -> T {
+    tracing::error!(reason, "the disk refuses; the start waits for it");
+    tokio::pin!(well);
+    loop {
+        systemd::status(&format!("waiting for the disk: {reason}"));
+        systemd::extend_timeout(3 * TOLD);
+        if let Ok(well) = tokio::time::timeout(TOLD, &mut well).await {
+            return well;
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod faults;
 mod migrate;
 mod open;
+mod reserve;
 mod salvage;
 mod wal;
 mod writer;

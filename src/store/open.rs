@@ -1,17 +1,20 @@
 //! The database file as the writer holds it: opened, bounded, and opened again when the disk recovers.
 
 use std::{
+    fs::File,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use rusqlite::Connection;
+use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{
     Readers, StoreError, StoreHealth, StoreOptions, Writer, faults,
     log::{self, Limits},
-    migrate, salvage,
+    migrate, reserve, salvage,
 };
 use crate::clock;
 
@@ -64,21 +67,35 @@ impl Database {
 
     /// Opens the file for the first time. Damage is mended, a refusing disk leaves a stand-in that takes nothing.
     pub fn open(&mut self) -> Result<(Connection, log::Tail, log::Watch), StoreError> {
-        let whole = salvage::finish(&self.path).and_then(|()| salvage::inspect(&self.path));
-        let opened = whole.and_then(|()| self.load(self.connect()?));
-        let opened = match opened {
-            Err(error) if error.is_damage() => {
-                self.replace(&error.to_string()).and_then(|()| self.load(self.connect()?))
+        let opened = match self.mend() {
+            Err(StoreError::Unavailable(reason)) if reserve::release(&self.path) => {
+                tracing::error!(reason, "the disk is full; starting with what was held for that");
+                self.mend()
             }
             other => other,
         };
         match opened {
+            Ok(opened) => {
+                reserve::hold(&self.path);
+                Ok(opened)
+            }
             Err(StoreError::Unavailable(reason)) => {
                 tracing::error!(reason, "the database cannot be opened; nothing is stored until it can");
                 self.state = State::Reopen(reason);
                 let mut stand_in = Connection::open_in_memory()?;
                 migrate::run(&mut stand_in)?;
                 self.load(stand_in)
+            }
+            other => other,
+        }
+    }
+
+    /// Opens the file, or what could be salvaged of it.
+    fn mend(&mut self) -> Result<(Connection, log::Tail, log::Watch), StoreError> {
+        let whole = salvage::finish(&self.path).and_then(|()| salvage::inspect(&self.path));
+        match whole.and_then(|()| self.load(self.connect()?)) {
+            Err(error) if error.is_damage() => {
+                self.replace(&error.to_string()).and_then(|()| self.load(self.connect()?))
             }
             other => other,
         }
@@ -91,6 +108,9 @@ impl Database {
 
     /// Opens, sets the bounds and migrates.
     fn connect(&self) -> Result<Connection, StoreError> {
+        if free_space(&self.path).is_some_and(|free| free < INDEX) {
+            return Err(StoreError::Unavailable("the disk is full".into()));
+        }
         if !self.path.exists() {
             salvage::begin(&self.path)?;
         }
@@ -98,6 +118,7 @@ impl Database {
         connection.busy_timeout(Duration::from_secs(5))?;
         migrate::prepare(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
+        self.hold_index()?;
         let sync = if faults::planted("skip-sync") { "OFF" } else { "FULL" };
         connection.pragma_update(None, "synchronous", sync)?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
@@ -110,6 +131,20 @@ impl Database {
         connection.set_prepared_statement_cache_capacity(128);
         migrate::run(&mut connection)?;
         Ok(connection)
+    }
+
+    /// Takes the room of the shared-memory index at once. SQLite maps the file into memory, where a full disk is no error but
+    /// a signal that ends the process, and holds one byte of each page only: too few where blocks are smaller.
+    fn hold_index(&self) -> Result<(), StoreError> {
+        let index = File::options().write(true).open(beside(&self.path, "-shm"));
+        let held = index.and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, INDEX)?));
+        match held {
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                Err(StoreError::Unavailable("the disk is full".into()))
+            }
+            // Not every file system can; then it is as before.
+            _ => Ok(()),
+        }
     }
 
     /// Sets the damaged file aside and begins a new one with what could be read.
@@ -158,6 +193,7 @@ impl Database {
         writer.log.reload(&writer.connection)?;
         writer.shadows.forget();
         self.state = State::Good;
+        reserve::hold(&self.path);
         Ok(())
     }
 
@@ -167,7 +203,7 @@ impl Database {
     }
 
     fn most_pages(&self) -> u64 {
-        (self.options.log.max_bytes - self.wal_share() - INDEX) / PAGE
+        (self.options.log.max_bytes - self.wal_share() - INDEX - reserve::BYTES) / PAGE
     }
 
     /// How far the log may grow now: below the cap by what other tables need, and such that the file system keeps what
@@ -202,13 +238,17 @@ impl Database {
 }
 
 pub(super) fn wal_of(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
+    name.push(suffix);
     name.into()
 }
 
 /// Bytes of the file system that ordinary processes may still take.
-fn free_space(path: &Path) -> Option<u64> {
+pub(super) fn free_space(path: &Path) -> Option<u64> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let space = rustix::fs::statvfs(folder).ok()?;
     Some(space.f_bavail * space.f_frsize)

@@ -18,7 +18,7 @@ use super::{
     StoreError, StoreOptions, faults,
     log::{Limits, Tail},
     migrate,
-    open::{PAGE, wal_of},
+    open::{PAGE, beside, wal_of},
     wal,
 };
 use crate::clock;
@@ -49,7 +49,7 @@ pub fn inspect(path: &Path) -> Result<(), StoreError> {
 
 /// Makes a new database, whole or not at all.
 pub fn begin(path: &Path) -> Result<(), StoreError> {
-    let fresh = with(path, ".new");
+    let fresh = beside(path, ".new");
     blank(&fresh)?.execute_batch("PRAGMA journal_mode = DELETE")?;
     fs::File::open(&fresh).and_then(|file| file.sync_all()).map_err(disk)?;
     fs::rename(&fresh, path).map_err(disk)?;
@@ -82,16 +82,16 @@ fn next_aside(path: &Path) -> PathBuf {
             Ok(()) => tracing::warn!(name, kept = KEPT, "the oldest of the damaged databases was removed"),
             Err(error) => tracing::warn!(name, %error, "the oldest of the damaged databases cannot be removed"),
         }
-        for beside in [wal_of(&old), with(&old, "-shm")] {
-            let _ = fs::remove_file(beside);
+        for left in [wal_of(&old), beside(&old, "-shm")] {
+            let _ = fs::remove_file(left);
         }
     }
-    with(path, &format!(".damaged-{}", last + 1))
+    beside(path, &format!(".damaged-{}", last + 1))
 }
 
 /// Continues a salvage that a kill interrupted.
 pub fn finish(path: &Path) -> Result<(), StoreError> {
-    let Ok(name) = fs::read_to_string(with(path, ".salvaging")) else { return Ok(()) };
+    let Ok(name) = fs::read_to_string(beside(path, ".salvaging")) else { return Ok(()) };
     let aside = path.with_file_name(name.trim());
     if path.exists() && aside.exists() {
         return done(path);
@@ -101,7 +101,7 @@ pub fn finish(path: &Path) -> Result<(), StoreError> {
 
 /// Sets the file aside and puts a new one in its place that holds what could be read.
 pub fn replace(path: &Path, options: &StoreOptions, why: &str) -> Result<(), StoreError> {
-    let marker = with(path, ".salvaging");
+    let marker = beside(path, ".salvaging");
     let aside = match fs::read_to_string(&marker) {
         Ok(name) => path.with_file_name(name.trim()),
         Err(_) => {
@@ -117,9 +117,9 @@ pub fn replace(path: &Path, options: &StoreOptions, why: &str) -> Result<(), Sto
             faults::point("set-aside");
         }
     }
-    let _ = fs::remove_file(with(path, "-shm"));
+    let _ = fs::remove_file(beside(path, "-shm"));
     sync(path)?;
-    let fresh = with(path, ".new");
+    let fresh = beside(path, ".new");
     let saved = build(&fresh, &aside, options)?;
     fs::rename(&fresh, path).map_err(disk)?;
     faults::point("put-in-place");
@@ -130,13 +130,13 @@ pub fn replace(path: &Path, options: &StoreOptions, why: &str) -> Result<(), Sto
 
 fn done(path: &Path) -> Result<(), StoreError> {
     sync(path)?;
-    fs::remove_file(with(path, ".salvaging")).map_err(disk)?;
+    fs::remove_file(beside(path, ".salvaging")).map_err(disk)?;
     sync(path)
 }
 
 /// A database with all tables and nothing in them.
 fn blank(fresh: &Path) -> Result<Connection, StoreError> {
-    for left in [fresh.to_owned(), wal_of(fresh), with(fresh, "-shm")] {
+    for left in [fresh.to_owned(), wal_of(fresh), beside(fresh, "-shm")] {
         let _ = fs::remove_file(left);
     }
     let mut new = Connection::open(fresh)?;
@@ -257,12 +257,6 @@ fn declare(tail: &mut Tail, connection: &Connection) -> Result<(), StoreError> {
         tail.declare(connection, gap)?;
     }
     tail.snapshot(connection)
-}
-
-fn with(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// Makes renames in the folder durable.

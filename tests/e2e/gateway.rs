@@ -81,11 +81,21 @@ impl Gateway {
     }
 
     pub fn start_again(&mut self) {
+        self.start_until("READY=1");
+    }
+
+    /// Starts, and waits until it says to the init system what begins like this.
+    pub fn start_until(&mut self, words: &str) {
         assert!(self.child.is_none(), "still running");
         let (child, log) = spawn(self.folder.path(), &self.env);
         self.child = Some(child);
         self.log = log;
-        wait_ready(&self.notify, &self.log);
+        self.says(words);
+    }
+
+    /// Waits until it says to the init system what begins like this.
+    pub fn says(&self, words: &str) {
+        wait_for(words, &self.notify, &self.log);
     }
 
     /// Runs the command line of the project against this gateway.
@@ -180,7 +190,7 @@ impl Builder {
         let (child, log) = spawn(self.folder.path(), &self.env);
         let Builder { folder, state, env, .. } = self;
         let gateway = Gateway { folder, state, env, child: Some(child), notify, log };
-        wait_ready(&gateway.notify, &gateway.log);
+        gateway.says("READY=1");
         gateway
     }
 }
@@ -210,17 +220,17 @@ fn spawn(folder: &Path, env: &[(&'static str, PathBuf)]) -> (Child, mpsc::Receiv
     (child, log)
 }
 
-fn wait_ready(notify: &UnixDatagram, log: &mpsc::Receiver<String>) {
+fn wait_for(words: &str, notify: &UnixDatagram, log: &mpsc::Receiver<String>) {
     let begun = std::time::Instant::now();
     let mut buffer = [0_u8; 4096];
     while begun.elapsed() < READY {
         if let Ok(length) = notify.recv(&mut buffer)
-            && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1")
+            && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line.starts_with(words))
         {
             return;
         }
     }
-    panic!("not ready; it said:\n{}", log.try_iter().collect::<Vec<_>>().join("\n"));
+    panic!("no {words}; it said:\n{}", log.try_iter().collect::<Vec<_>>().join("\n"));
 }
 
 fn signal(pid: u32, name: &str) {
