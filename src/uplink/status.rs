@@ -110,6 +110,8 @@ pub struct Rates {
     /// Records per second.
     pub rate_in: f64,
     pub rate_out: f64,
+    /// Records per second by which the last seconds made what waits less; a burst before them does not count.
+    pub shrinks: f64,
     /// Bytes on disk per record, at most: a slow log writes its last block many times, but keeps it once.
     pub bytes_per_record: f64,
     /// Bytes to the device per second since the start.
@@ -119,6 +121,8 @@ pub struct Rates {
 impl Samples {
     /// Samples a second apart that are kept.
     const KEPT: usize = 31;
+    /// Those of them that tell how fast the log drains now.
+    const LATE: usize = 6;
 
     pub fn add(&mut self, sample: Sample) {
         self.first.get_or_insert(sample);
@@ -132,15 +136,17 @@ impl Samples {
         let (Some(first), Some(old), Some(new)) = (self.first, self.recent.front(), self.recent.back()) else {
             return Rates::default();
         };
-        let span = new.at.saturating_duration_since(old.at).as_secs_f64();
-        let per_second = |before: u64, after: u64| {
-            if span > 0.0 { after.saturating_sub(before) as f64 / span } else { 0.0 }
+        let late = self.recent.iter().rev().take(Self::LATE).next_back().unwrap_or(old);
+        let since = |old: &Sample, of: fn(&Sample) -> u64| {
+            let span = new.at.saturating_duration_since(old.at).as_secs_f64();
+            if span > 0.0 { of(new).saturating_sub(of(old)) as f64 / span } else { 0.0 }
         };
         let lived = new.at.saturating_duration_since(first.at).as_secs_f64();
         let device = first.device.zip(new.device).filter(|_| lived > 10.0);
         Rates {
-            rate_in: per_second(old.written.records, new.written.records),
-            rate_out: per_second(old.acknowledged, new.acknowledged),
+            rate_in: since(old, |sample| sample.written.records),
+            rate_out: since(old, |sample| sample.acknowledged),
+            shrinks: since(late, |sample| sample.acknowledged) - since(late, |sample| sample.written.records),
             bytes_per_record: kept(&new.written) as f64 / new.written.records.max(1) as f64,
             device_rate: device.map(|(before, after)| after.saturating_sub(before) as f64 / lived),
         }
@@ -163,9 +169,8 @@ impl Rates {
             let kept = status.waiting as f64 * self.bytes_per_record;
             status.full_in = Some(((status.quota as f64 * 0.95 - kept) / growth).max(0.0));
         }
-        let shrinks = self.rate_out - self.rate_in;
-        if status.waiting > 0 && shrinks > 0.0 {
-            status.drained_in = Some(status.waiting as f64 / shrinks);
+        if status.waiting > 0 && self.shrinks > 0.0 {
+            status.drained_in = Some(status.waiting as f64 / self.shrinks);
         }
         if let Some(rate) = self.device_rate {
             let day = rate * 86_400.0;
@@ -187,6 +192,26 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn the_end_of_a_drain_is_told_soon_after_a_burst() {
+        let start = Instant::now();
+        let mut samples = Samples::default();
+        for second in 0..20u64 {
+            let records = 10_000 * second.min(10);
+            samples.add(Sample {
+                at: start + Duration::from_secs(second),
+                written: Written { records, ..Written::default() },
+                acknowledged: second * 1000,
+                device: None,
+            });
+        }
+        let rates = samples.rates();
+        assert!(rates.rate_in > rates.rate_out);
+        let mut status = LogStatus { waiting: 80_000, ..LogStatus::default() };
+        rates.complete(&mut status, 0);
+        assert_eq!(status.drained_in, Some(80.0));
+    }
 
     #[test]
     fn rates_and_forecasts() {
