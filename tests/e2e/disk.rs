@@ -101,6 +101,11 @@ struct Card {
 }
 
 impl Card {
+    /// `None`, and a word about it, where the machine does not allow it.
+    fn here() -> Option<Card> {
+        Card::new().inspect_err(|why| println!("not run: this needs the right to mount: {why}")).ok()
+    }
+
     fn new() -> Result<Card, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut card = Card { folder, device: String::new() };
@@ -166,10 +171,7 @@ impl Drop for Card {
 
 #[test]
 fn a_card_that_breaks_and_is_mounted_again_is_written_to_without_a_restart() {
-    let mut card = match Card::new() {
-        Ok(card) => card,
-        Err(why) => return println!("not run: this needs the right to mount: {why}"),
-    };
+    let Some(mut card) = Card::here() else { return };
     let ground = Ground::new();
     let mut gateway = ground.gateway("").state(card.path().join("state")).start();
     let child = ground.child(&gateway, "room");
@@ -198,10 +200,7 @@ fn a_card_that_breaks_and_is_mounted_again_is_written_to_without_a_restart() {
 
 #[test]
 fn a_gateway_comes_up_on_a_disk_that_others_have_filled_and_says_so() {
-    let card = match Card::new() {
-        Ok(card) => card,
-        Err(why) => return println!("not run: this needs the right to mount: {why}"),
-    };
+    let Some(card) = Card::here() else { return };
     let ground = Ground::new();
     let mut gateway = ground.gateway("[log]\nkeep_free = \"1MiB\"\n").state(card.path().join("state")).start();
     let child = ground.child(&gateway, "room");
@@ -229,10 +228,7 @@ fn a_gateway_comes_up_on_a_disk_that_others_have_filled_and_says_so() {
 
 #[test]
 fn a_gateway_that_starts_on_a_read_only_disk_waits_for_it_and_says_why() {
-    let card = match Card::new() {
-        Ok(card) => card,
-        Err(why) => return println!("not run: this needs the right to mount: {why}"),
-    };
+    let Some(card) = Card::here() else { return };
     let ground = Ground::new();
     let mut gateway = ground.gateway("").state(card.path().join("state")).start();
     let child = ground.child(&gateway, "room");
