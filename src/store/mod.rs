@@ -4,6 +4,7 @@
 //! committed and synced. Each file of this room owns some tables, their migrations and the methods of [`Store`] that
 //! use them; nobody outside sees a connection.
 
+mod checkpoint;
 pub mod faults;
 mod migrate;
 mod open;
@@ -152,7 +153,7 @@ impl Store {
     pub fn open_with(folder: &Path, options: StoreOptions) -> Result<(Store, WriterThread), StoreError> {
         let path = folder.join("headgate.db");
         let readers = Arc::new(Readers { path: path.clone(), idle: Default::default() });
-        let started = writer::start(open::Database::new(path, options.clone(), readers.clone()))?;
+        let started = writer::start(open::Database::new(path, options.clone(), readers.clone())?)?;
         let store = Store {
             queue: started.queue,
             readers,

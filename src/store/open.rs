@@ -12,7 +12,9 @@ use rusqlite::Connection;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{
-    Readers, StoreError, StoreHealth, StoreOptions, Writer, faults,
+    Readers, StoreError, StoreHealth, StoreOptions, Writer,
+    checkpoint::{Checkpoints, depth},
+    faults,
     log::{self, Limits},
     migrate, reserve, salvage,
 };
@@ -29,6 +31,7 @@ pub struct Database {
     path: PathBuf,
     options: StoreOptions,
     readers: Arc<Readers>,
+    checkpoints: Checkpoints,
     state: State,
 }
 
@@ -45,8 +48,8 @@ enum State {
 }
 
 impl Database {
-    pub fn new(path: PathBuf, options: StoreOptions, readers: Arc<Readers>) -> Self {
-        Self { path, options, readers, state: State::Good }
+    pub fn new(path: PathBuf, options: StoreOptions, readers: Arc<Readers>) -> Result<Self, StoreError> {
+        Ok(Self { path, options, readers, checkpoints: Checkpoints::start()?, state: State::Good })
     }
 
     pub fn linger(&self) -> Duration {
@@ -119,17 +122,19 @@ impl Database {
         migrate::prepare(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         self.hold_index()?;
-        let sync = if faults::planted("skip-sync") { "OFF" } else { "FULL" };
-        connection.pragma_update(None, "synchronous", sync)?;
+        set_sync(&connection)?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
         // What undoes one job stays in memory; else SQLite writes every page that a job changes to a temporary file too, as
         // soon as one job was large.
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         connection.pragma_update(None, "max_page_count", self.most_pages())?;
-        connection.pragma_update(None, "wal_autocheckpoint", self.wal_share() / 3 / PAGE)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.pragma_update(None, "journal_size_limit", self.wal_share())?;
         connection.set_prepared_statement_cache_capacity(128);
         migrate::run(&mut connection)?;
+        let second = Connection::open(&self.path)?;
+        set_sync(&second)?;
+        self.checkpoints.serve(Some(second));
         Ok(connection)
     }
 
@@ -150,6 +155,7 @@ impl Database {
     /// Sets the damaged file aside and begins a new one with what could be read.
     fn replace(&mut self, why: &str) -> Result<(), StoreError> {
         tracing::error!(why, path = %self.path.display(), "the database is damaged; salvaging it");
+        self.checkpoints.serve(None);
         salvage::replace(&self.path, &self.options, why)?;
         self.readers.replaced();
         Ok(())
@@ -222,19 +228,29 @@ impl Database {
         (file + free).saturating_sub(self.options.log.keep_free).max(LEAST) / PAGE
     }
 
-    /// Keeps the write-ahead log within its share, also where readers held it open; `shrunk` pages are given back to the
-    /// file system only by a checkpoint.
+    /// Keeps the write-ahead log within its share. What of it is not in the database is moved there beside the writer; once
+    /// all is, the log begins anew by itself. The writer waits only where commits come faster than that, and where `shrunk`
+    /// pages are to be given back to the file system.
     pub fn bound_wal(&self, connection: &Connection, shrunk: bool) {
-        let size = std::fs::metadata(wal_of(&self.path)).map_or(0, |meta| meta.len());
+        let Ok(wal) = depth(connection, "PRAGMA wal_checkpoint(NOOP)") else { return };
+        let share = self.wal_share() / PAGE;
         // One more transaction must fit.
-        if shrunk || size > self.wal_share() / 4 * 3 {
+        if shrunk || wal.frames > share / 4 * 3 {
             let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        } else if wal.frames.saturating_sub(wal.moved) > share / 3 {
+            self.checkpoints.ask();
         }
     }
 
     pub fn close(&self, connection: &mut Connection) {
+        self.checkpoints.serve(None);
         let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     }
+}
+
+/// Each commit is on the disk when it is acknowledged.
+fn set_sync(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", if faults::planted("skip-sync") { "OFF" } else { "FULL" })
 }
 
 pub(super) fn wal_of(path: &Path) -> PathBuf {

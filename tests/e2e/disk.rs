@@ -17,7 +17,8 @@ fn told(ground: &Ground, child: &Child, n: u64) -> String {
     let (port, topic) = (ground.mqtt.to_string(), format!("devices/{}/telemetry", child.device));
     let reading = json!({"n": n}).to_string();
     let address = ["-V", "5", "-d", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-t", &topic, "-m", &reading];
-    output("mosquitto_pub", &[&address[..], &["-i", "room/5", "-u", &child.device, "-P", child.token()]].concat())
+    let who = ["-i", "room/5", "-u", &child.device, "-P", child.token()];
+    output("timeout", &[&["20", "mosquitto_pub"], &address[..], &who].concat())
 }
 
 /// Whether the database is whole, in the eyes of a program that nobody here wrote.
@@ -86,6 +87,24 @@ fn a_full_disk_is_waited_for() {
 #[test]
 fn a_disk_that_turned_read_only_is_waited_for() {
     waits_for("read-only", "disk");
+}
+
+#[test]
+fn an_acknowledgement_does_not_wait_while_the_log_is_moved_into_the_database() {
+    let (disk, ground) = (Preload::new("failing.c", "HEADGATE_TEST_DISK"), Ground::new());
+    let gateway = disk.around(ground.gateway("[log]\nmax_size = \"4MiB\"\n")).start();
+    let child = ground.child(&gateway, "room");
+    disk.obeys("hold");
+    let begun = (1..500).find(|n| {
+        assert!(told(&ground, &child, *n).contains("PUBACK"), "{n}");
+        disk.holds()
+    });
+    let begun = begun.expect("the log is moved at some time");
+    for n in begun + 1..=begun + 10 {
+        assert!(told(&ground, &child, n).contains("PUBACK"), "{n}");
+    }
+    disk.rests();
+    all_there(&ground, 1..=begun + 10);
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<String, String> {

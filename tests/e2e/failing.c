@@ -1,5 +1,6 @@
 /* Loaded before the C library of the daemon under test: its database's disk fails as the file HEADGATE_TEST_DISK says.
-   "sync": every sync fails, "full": every write, "read-only": every write, and no file opens for writing. */
+   "sync": every sync fails, "full": every write, "read-only": every write, and no file opens for writing;
+   "hold": a sync of the database itself, not of its log, takes until that is over, and HEADGATE_TEST_DISK.held says so. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -54,13 +55,30 @@ static int fails(int file, int sync)
     return error;
 }
 
+static void hold(int file)
+{
+    char link[64], path[1024], held[1024];
+    int kept = errno;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    size_t name = strlen("headgate.db");
+    if (length > (ssize_t)name && strcmp(path + length - name, "headgate.db") == 0 && told("hold")) {
+        snprintf(held, sizeof held, "%s.held", getenv("HEADGATE_TEST_DISK"));
+        close(creat(held, 0600));
+        while (told("hold"))
+            usleep(5000);
+    }
+    errno = kept;
+}
+
 #define REAL(name) \
     static typeof(name) *real; \
     if (!real) \
         real = dlsym(RTLD_NEXT, #name)
 
-int fsync(int file) { REAL(fsync); return fails(file, 1) ? -1 : real(file); }
-int fdatasync(int file) { REAL(fdatasync); return fails(file, 1) ? -1 : real(file); }
+int fsync(int file) { REAL(fsync); hold(file); return fails(file, 1) ? -1 : real(file); }
+int fdatasync(int file) { REAL(fdatasync); hold(file); return fails(file, 1) ? -1 : real(file); }
 ssize_t write(int file, const void *from, size_t size) { REAL(write); return fails(file, 0) ? -1 : real(file, from, size); }
 ssize_t pwrite(int file, const void *from, size_t size, off_t at) { REAL(pwrite); return fails(file, 0) ? -1 : real(file, from, size, at); }
 ssize_t pwrite64(int file, const void *from, size_t size, off64_t at) { REAL(pwrite64); return fails(file, 0) ? -1 : real(file, from, size, at); }

@@ -38,6 +38,11 @@ impl Preload {
         fs::rename(made, self.orders()).expect("in place");
     }
 
+    /// Whether something waits for the order to end.
+    pub fn holds(&self) -> bool {
+        self.orders().with_extension("held").exists()
+    }
+
     pub fn rests(&self) {
         fs::remove_file(self.orders()).expect("removed");
     }
