@@ -1,6 +1,7 @@
 //! The Modbus driver against its own simulator and against peers that nobody here wrote.
 
 mod faults;
+mod firmware;
 mod load;
 mod peers;
 mod polling;

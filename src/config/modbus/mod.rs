@@ -1,7 +1,9 @@
 //! Modbus buses and the devices on them, as a file of `devices.d` says: one `[bus]` and its `[[device]]`s.
 
 pub mod device;
+pub mod firmware;
 pub mod kind;
+mod place;
 pub mod point;
 pub mod profile;
 mod shipped;

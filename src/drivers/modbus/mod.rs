@@ -36,5 +36,6 @@ mod tool_files;
 mod tool_run;
 pub mod tools;
 pub mod unit;
+mod variant;
 pub mod wire;
 mod write;

@@ -354,7 +354,8 @@ impl Owner<'_> {
         if let Some(name) = &place.name {
             let unit = key.and_then(|key| self.units.get(&key));
             let point = unit.and_then(|unit| unit.point(name));
-            return point.map(|p| (**p).clone()).ok_or_else(|| wrong(format!("{name:?} is no value of that device")));
+            let why = || unit.and_then(|unit| unit.lacks(name)).unwrap_or_else(|| "is no value of that device".into());
+            return point.map(|p| (**p).clone()).ok_or_else(|| wrong(format!("{name:?} {}", why())));
         }
         let table: Table = match &place.table {
             Some(table) => table.parse().map_err(|why| wrong(format!("{table:?} {why}")))?,
