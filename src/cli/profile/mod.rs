@@ -2,6 +2,7 @@
 
 mod columns;
 mod import;
+mod register;
 mod words;
 
 use std::{fs, path::PathBuf, process::ExitCode};
