@@ -5,6 +5,7 @@ mod firmware;
 mod load;
 mod peers;
 mod polling;
+mod pool;
 mod pymodbus;
 mod roads;
 mod support;

@@ -138,8 +138,14 @@ fn file_budget(file: &std::path::Path, place: &Where) -> ExitCode {
     problems.iter().for_each(|problem| eprintln!("{problem}"));
     match bus {
         Some(bus) if problems.is_empty() => {
-            let predicted = json!({ "predicted": budget::budget(&bus) });
-            print::answer(&ToolRequest::Budget {}, &predicted, place.json);
+            let dealt = bus.dealt();
+            for bus in &dealt {
+                if dealt.len() > 1 && !place.json {
+                    println!("connection {}:", bus.name);
+                }
+                let predicted = json!({ "predicted": budget::budget(bus) });
+                print::answer(&ToolRequest::Budget {}, &predicted, place.json);
+            }
             ExitCode::SUCCESS
         }
         _ => ExitCode::from(super::exit::CONFIG),

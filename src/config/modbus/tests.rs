@@ -182,3 +182,31 @@ fn a_device_that_does_not_tell_its_firmware_is_described_with_it() {
     assert!(said.len() == 1 && said[0].contains("firmware: is missing"), "{said:#?}");
     assert!(device("firmware = \"new\"").1[0].to_string().contains("is no version"));
 }
+
+#[test]
+fn units_are_dealt_out_among_connections_by_their_number_alone() {
+    let file = |connections: u8, units: &[u8]| {
+        let device = |unit: &u8| {
+            format!("[[device]]\nid = \"u{unit}\"\nunit = {unit}\n[[device.register]]\nname = \"x\"\naddress = 0\n")
+        };
+        let devices: String = units.iter().map(device).collect();
+        parse(&format!(
+            "[bus]\nname = \"plc\"\nprotocol = \"modbus-tcp\"\naddress = \"a\"\nconnections = {connections}\n{devices}"
+        ))
+    };
+    let dealt = |connections, units: &[u8]| -> Vec<(String, Vec<u8>)> {
+        let (bus, problems) = file(connections, units);
+        assert!(problems.is_empty(), "{problems:#?}");
+        let shown = |bus: Bus| (bus.name.to_string(), bus.devices.iter().map(|device| device.unit).collect());
+        bus.expect("a bus").dealt().into_iter().map(shown).collect()
+    };
+    assert_eq!(dealt(1, &[1, 2, 3]), [("plc".into(), vec![1, 2, 3])]);
+    assert_eq!(dealt(2, &[0, 1, 2, 3, 255]), [("plc".into(), vec![1, 3, 255]), ("plc/2".into(), vec![0, 2])]);
+    assert_eq!(dealt(2, &[1, 3]), [("plc".into(), vec![1, 3])], "none is empty");
+    assert_eq!(dealt(8, &[10]), [("plc".into(), vec![]), ("plc/2".into(), vec![10])]);
+    assert!(file(9, &[1]).1[0].to_string().contains("found 9"));
+    let (_, problems) = parse(
+        "[bus]\nprotocol = \"modbus-rtu\"\nport = \"/dev/ttyS0\"\nconnections = 2\n[[device]]\nid = \"a\"\nunit = 1\nprofile = \"xy-md02\"\n",
+    );
+    assert!(problems.len() == 1 && problems[0].to_string().contains("2 on a serial port"), "{problems:#?}");
+}
