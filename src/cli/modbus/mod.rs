@@ -202,20 +202,18 @@ async fn through(client: &Client, asked: &Json, each: &mut impl FnMut(Json)) -> 
     });
     match asking.await {
         Ok(()) => {}
-        // The driver does not run at all: the bus is free.
-        Err(ClientError::Refused { message, .. }) if message.contains("does not run") => {
+        // The driver does not run at all, or has no such bus: the bus is free.
+        Err(ClientError::Refused { code, message, .. })
+            if message.contains("does not run") || (code == "unknown-device" && asked.get("device").is_none()) =>
+        {
             return Ok(Asked::NotThere(message));
         }
+        Err(ClientError::Refused { message, .. }) => return Err(message),
         Err(error) => return Err(error.to_string()),
     }
     let Some(mut last) = last else { return Err("the daemon gave no answer".into()) };
     if let Some(result) = last.get_mut("result") {
         return Ok(Asked::Answer(result.take()));
     }
-    let error = &last["error"];
-    let message = error["message"].as_str().unwrap_or("the daemon refused").to_owned();
-    if error["code"] == json!("unknown-device") && asked.get("device").is_none() {
-        return Ok(Asked::NotThere(message));
-    }
-    Err(message)
+    Err(last["error"]["message"].as_str().unwrap_or("the daemon refused").to_owned())
 }

@@ -186,12 +186,18 @@ fn refuse(running: &BTreeMap<Arc<str>, Running>, message: ToDriver) {
             drop(reply.send(Err(unknown(format!("{device} is on no modbus bus")))))
         }
         ToDriver::Call { device, reply, .. } => drop(reply.send(Err(unknown(format!("{device} is on no modbus bus"))))),
-        ToDriver::Tool { reply, .. } => {
-            let text = match names.is_empty() {
-                true => "no modbus bus is configured".to_owned(),
-                false => format!("say which bus: one of {}", names.join(", ")),
+        ToDriver::Tool { request, reply, .. } => {
+            let named = |key| request.get(key).filter(|name| name.is_string());
+            let refusal = match (named("bus"), named("device")) {
+                _ if names.is_empty() => unknown("no modbus bus is configured".into()),
+                (Some(bus), _) => unknown(format!("there is no bus {bus}; one of {}", names.join(", "))),
+                (None, Some(device)) => unknown(format!("{device} is on no modbus bus")),
+                (None, None) => {
+                    let text = format!("say which bus: one of {}", names.join(", "));
+                    Refusal::new(RefusalCode::PayloadInvalid, text)
+                }
             };
-            let _ = reply.send(Err(unknown(text)));
+            let _ = reply.send(Err(refusal));
         }
     }
 }
