@@ -139,12 +139,16 @@ fn file_budget(file: &std::path::Path, place: &Where) -> ExitCode {
     match bus {
         Some(bus) if problems.is_empty() => {
             let dealt = bus.dealt();
+            let predicted = |bus: &modbus::Bus| json!({ "connection": bus.name, "predicted": budget::budget(bus) });
+            if let (true, [_, _, ..]) = (place.json, dealt.as_slice()) {
+                println!("{}", Json::from_iter(dealt.iter().map(predicted)));
+                return ExitCode::SUCCESS;
+            }
             for bus in &dealt {
-                if dealt.len() > 1 && !place.json {
+                if dealt.len() > 1 {
                     println!("connection {}:", bus.name);
                 }
-                let predicted = json!({ "predicted": budget::budget(bus) });
-                print::answer(&ToolRequest::Budget {}, &predicted, place.json);
+                print::answer(&ToolRequest::Budget {}, &predicted(bus), place.json);
             }
             ExitCode::SUCCESS
         }
