@@ -76,7 +76,7 @@ pub enum ClientError {
     /// Nobody answers; where was looked and what was found.
     NotRunning(Vec<(PathBuf, io::Error)>),
     /// The daemon said no.
-    Refused { message: String, hint: String },
+    Refused { code: String, message: String, hint: String },
     /// It hung up, or said something that is no answer.
     Broken(String),
 }
@@ -100,8 +100,8 @@ impl fmt::Display for ClientError {
                 }
                 write!(f, "Start it with `systemctl start headgate` or `headgate run`, or name it with --socket.")
             }
-            Self::Refused { message, hint } if hint.is_empty() => f.write_str(message),
-            Self::Refused { message, hint } => write!(f, "{message}\n    {hint}"),
+            Self::Refused { message, hint, .. } if hint.is_empty() => f.write_str(message),
+            Self::Refused { message, hint, .. } => write!(f, "{message}\n    {hint}"),
             Self::Broken(why) => write!(f, "the daemon hung up: {why}"),
         }
     }
@@ -210,7 +210,7 @@ async fn refusal(response: &mut hyper::Response<Incoming>) -> ClientError {
     let part = |name: &str| body.get(name).and_then(Json::as_str).unwrap_or_default().to_owned();
     match part("message") {
         message if message.is_empty() => ClientError::Broken(format!("it answered {}", words(status))),
-        message => ClientError::Refused { message, hint: part("hint") },
+        message => ClientError::Refused { code: part("code"), message, hint: part("hint") },
     }
 }
 

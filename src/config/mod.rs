@@ -101,7 +101,8 @@ impl Config {
     /// A file of `devices.d`: a bus with its units, or devices that stand alone.
     fn read_devices(&mut self, root: &Section<'_>, profiles: &Profiles) {
         if root.has("bus") {
-            self.buses.extend(modbus::read(root, profiles).map(Arc::new));
+            let buses = modbus::read(root, profiles).into_iter().flat_map(modbus::Bus::dealt);
+            self.buses.extend(buses.map(Arc::new));
             return;
         }
         for section in root.sections("device") {

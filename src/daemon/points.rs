@@ -33,7 +33,7 @@ impl<'a> Shape<'a> {
     /// Names of the values in the order of the profile.
     pub fn names(&self) -> Vec<&'a str> {
         match self {
-            Shape::Modbus(device) => device.points.iter().map(|point| &*point.name).collect(),
+            Shape::Modbus(device) => device.newest().map(|point| &*point.name).collect(),
             Shape::Coap(device) => device.resources.iter().filter_map(|resource| resource.name.as_deref()).collect(),
         }
     }
@@ -43,7 +43,7 @@ impl<'a> Shape<'a> {
         match self {
             Shape::Modbus(device) => {
                 let unit = |point: &Point| Some((point.name.to_string(), point.unit.as_ref()?.to_string()));
-                device.points.iter().filter_map(|point| unit(point)).collect()
+                device.newest().filter_map(|point| unit(point)).collect()
             }
             Shape::Coap(_) => BTreeMap::new(),
         }
@@ -76,7 +76,7 @@ pub fn described(shape: &Shape<'_>) -> (Vec<view::Point>, Vec<String>) {
 }
 
 fn modbus(device: &Device) -> Vec<view::Point> {
-    device.points.iter().map(|point| one(point)).collect()
+    device.newest().map(|point| one(point)).collect()
 }
 
 fn one(point: &Point) -> view::Point {

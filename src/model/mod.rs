@@ -16,4 +16,5 @@ pub mod shadow;
 pub mod time;
 pub mod topic;
 pub mod update;
+pub mod version;
 pub mod view;

@@ -24,7 +24,17 @@ fn python(program: &str) -> Command {
 }
 
 fn start(arguments: &[&str]) -> Peer {
+    start_with(python("pymodbus_slave.py"), arguments)
+}
+
+/// The slave with this revision in its identification.
+pub fn start_revision(revision: &str, port: u16) -> Peer {
     let mut command = python("pymodbus_slave.py");
+    command.env("REVISION", revision);
+    start_with(command, &["tcp", &port.to_string()])
+}
+
+fn start_with(mut command: Command, arguments: &[&str]) -> Peer {
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = must(command.spawn(), "python3");
     let out = child.stdout.take().expect("a pipe");

@@ -42,8 +42,12 @@ pub fn loopback() -> SocketAddr {
 
 /// A bus from a `devices.d` file without problems.
 pub fn bus(text: &str) -> Bus {
+    bus_with(&Profiles::shipped(), text)
+}
+
+pub fn bus_with(profiles: &Profiles, text: &str) -> Bus {
     let document = Document::parse("bus.toml", text);
-    let bus = modbus::read(&document.root(), &Profiles::shipped());
+    let bus = modbus::read(&document.root(), profiles);
     let problems = document.into_problems();
     assert!(problems.is_empty(), "{problems:#?}");
     bus.expect("a bus")

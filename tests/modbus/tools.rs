@@ -158,3 +158,57 @@ async fn an_inverter_is_found_by_its_sunspec_models_and_read_with_its_scale_fact
         assert!((220.0..240.0).contains(&volts), "{name}: {volts}");
     }
 }
+
+#[tokio::test]
+async fn a_wrong_request_is_told_what_is_wrong_and_holds_nothing_up() {
+    let tasks = Tasks::new();
+    let simulator = pump(&tasks).await;
+    let rig = Rig::start(tcp_bus(simulator.address(), PUMP));
+    for (request, says) in [
+        (json!(null), "a tool request is an object"),
+        (json!({}), "tool: null is none; one of status, scan"),
+        (json!({ "tool": "explode" }), "tool: \"explode\" is none; one of status"),
+        (json!({ "tool": "status", "bus": 5 }), "bus: found 5, wanted a text"),
+        (json!({ "tool": "identify", "unit": 300 }), "unit: found 300, wanted a whole number from 0 to 255"),
+        (json!({ "tool": "read", "unit": "1", "address": 0 }), "unit: found \"1\", wanted a whole number"),
+        (
+            json!({ "tool": "read", "unit": 1, "address": 70000 }),
+            "address: found 70000, wanted a whole number from 0 to 65535",
+        ),
+        (json!({ "tool": "read", "unit": 1, "address": 0, "count": 0 }), "count: found 0, wanted"),
+        (json!({ "tool": "read", "unit": 1, "address": 0, "count": 9999 }), "count: found 9999, wanted"),
+        (json!({ "tool": "read", "unit": 1, "address": 0, "count": 126 }), "a read asks for 1 to 125 registers"),
+        // Nobody would get the bus back.
+        (
+            json!({ "tool": "read", "unit": 9, "address": 0, "timeoutMs": u64::MAX }),
+            "timeoutMs: found 18446744073709551615",
+        ),
+        (
+            json!({ "tool": "identify", "unit": 9, "timeoutMs": 0 }),
+            "timeoutMs: found 0, wanted a whole number from 5 to 60000",
+        ),
+        (json!({ "tool": "write", "unit": 1, "address": 5 }), "value is missing: write needs value"),
+        // It would stay written.
+        (
+            json!({ "tool": "write", "unit": 1, "address": 5, "value": 1, "revertAfter": 500 }),
+            "did you mean revertAfterMs?",
+        ),
+        (
+            json!({ "tool": "write", "unit": 1, "address": 5, "value": 1, "revertAfterMs": u64::MAX }),
+            "revertAfterMs: found",
+        ),
+        (json!({ "tool": "solve", "unit": 1, "address": 5 }), "display is missing: solve needs address and display"),
+        (json!({ "tool": "solve", "unit": 1, "address": 5, "display": "x" }), "display: found \"x\", wanted a number"),
+        (json!({ "tool": "raw", "unit": 1, "pdu": 3 }), "pdu: found 3, wanted a text"),
+        (json!({ "tool": "scan", "lines": "9600 8N1" }), "lines: found \"9600 8N1\", wanted a list of texts"),
+        (json!({ "tool": "scan", "units": "x".repeat(100_000) }), "is no unit id"),
+        (json!({ "tool": "scope", "seconds": "x" }), "seconds: found \"x\", wanted a number"),
+        (json!({ "tool": "read", "device": "a b", "name": "x" }), "may not contain ' '"),
+    ] {
+        let shown = request.to_string();
+        let refused = timeout(PATIENCE, rig.tool(request)).await.expect("an answer").expect_err("wrong");
+        let message = refused.message;
+        assert!(message.contains(says) && message.len() < 400, "{shown:.100}: {message:.600}");
+    }
+    assert_eq!(simulator.registers.read(1, Table::Holding, 5, 1), Some(vec![40]), "nothing was written");
+}

@@ -83,7 +83,7 @@ pub fn start(tasks: &Tasks, hostile: bool) -> Fake {
 
 async fn commission(tool: ToDriver) {
     let ToDriver::Tool { request, progress, reply } = tool else { return };
-    if let Some(progress) = progress {
+    if let Some(progress) = progress.filter(|_| request["tool"] == "scan") {
         for unit in 1..=3 {
             let _ = progress.send(json!({ "unit": unit, "of": 3 })).await;
         }

@@ -138,8 +138,18 @@ fn file_budget(file: &std::path::Path, place: &Where) -> ExitCode {
     problems.iter().for_each(|problem| eprintln!("{problem}"));
     match bus {
         Some(bus) if problems.is_empty() => {
-            let predicted = json!({ "predicted": budget::budget(&bus) });
-            print::answer(&ToolRequest::Budget {}, &predicted, place.json);
+            let dealt = bus.dealt();
+            let predicted = |bus: &modbus::Bus| json!({ "connection": bus.name, "predicted": budget::budget(bus) });
+            if let (true, [_, _, ..]) = (place.json, dealt.as_slice()) {
+                println!("{}", Json::from_iter(dealt.iter().map(predicted)));
+                return ExitCode::SUCCESS;
+            }
+            for bus in &dealt {
+                if dealt.len() > 1 {
+                    println!("connection {}:", bus.name);
+                }
+                print::answer(&ToolRequest::Budget {}, &predicted(bus), place.json);
+            }
             ExitCode::SUCCESS
         }
         _ => ExitCode::from(super::exit::CONFIG),
@@ -196,20 +206,18 @@ async fn through(client: &Client, asked: &Json, each: &mut impl FnMut(Json)) -> 
     });
     match asking.await {
         Ok(()) => {}
-        // The driver does not run at all: the bus is free.
-        Err(ClientError::Refused { message, .. }) if message.contains("does not run") => {
+        // The driver does not run at all, or has no such bus: the bus is free.
+        Err(ClientError::Refused { code, message, .. })
+            if message.contains("does not run") || (code == "unknown-device" && asked.get("device").is_none()) =>
+        {
             return Ok(Asked::NotThere(message));
         }
+        Err(ClientError::Refused { message, .. }) => return Err(message),
         Err(error) => return Err(error.to_string()),
     }
     let Some(mut last) = last else { return Err("the daemon gave no answer".into()) };
     if let Some(result) = last.get_mut("result") {
         return Ok(Asked::Answer(result.take()));
     }
-    let error = &last["error"];
-    let message = error["message"].as_str().unwrap_or("the daemon refused").to_owned();
-    if error["code"] == json!("unknown-device") && asked.get("device").is_none() {
-        return Ok(Asked::NotThere(message));
-    }
-    Err(message)
+    Err(last["error"]["message"].as_str().unwrap_or("the daemon refused").to_owned())
 }

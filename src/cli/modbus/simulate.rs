@@ -21,6 +21,7 @@ use crate::{
         simulate::{Modbus, Unit, capture, faults::Fault},
         tools::units,
     },
+    model::version::Version,
     tasks::Tasks,
 };
 
@@ -32,6 +33,9 @@ pub struct Arguments {
     /// Devices as a capture of the bus scope saw them
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     capture: Option<PathBuf>,
+    /// The devices run this firmware, where the profile depends on it; the newest it knows of otherwise
+    #[arg(long, value_name = "VERSION", value_parser = version, conflicts_with = "capture")]
+    firmware: Option<Version>,
     #[command(flatten)]
     config: ConfigFolder,
     /// Unit ids, such as 1-10
@@ -149,7 +153,15 @@ fn made(arguments: &Arguments) -> Result<BTreeMap<u8, Unit>, String> {
     }
     let name = arguments.profile.as_str();
     let profile = &*profile(name, &arguments.config.profiles())?;
-    Ok(units(&arguments.units)?.into_iter().map(|unit| (unit, Unit::from_profile(profile, unit))).collect())
+    let made = |unit| match &arguments.firmware {
+        Some(firmware) => Unit::with_firmware(profile, unit, firmware),
+        None => Unit::from_profile(profile, unit),
+    };
+    Ok(units(&arguments.units)?.into_iter().map(|unit| (unit, made(unit))).collect())
+}
+
+fn version(text: &str) -> Result<Version, String> {
+    Version::parse(text).ok_or_else(|| "write a version, such as 2.1".into())
 }
 
 /// A profile by its name, or the one in a file.

@@ -2,6 +2,7 @@
 
 mod columns;
 mod import;
+mod register;
 mod words;
 
 use std::{fs, path::PathBuf, process::ExitCode};
@@ -178,7 +179,7 @@ fn odd(profile: &Profile) -> Vec<String> {
     let readable: Vec<&Point> = profile.points.iter().map(AsRef::as_ref).filter(|p| p.readable()).collect();
     for (index, point) in readable.iter().enumerate() {
         for other in &readable[..index] {
-            let same = (point.table, point.model) == (other.table, other.model);
+            let same = point.together(other).is_some() && (point.table, point.model) == (other.table, other.model);
             let (a, b) = (u32::from(point.address), u32::from(other.address));
             let overlap = a < b + u32::from(other.len()) && b < a + u32::from(point.len());
             let parts = (point.bits.is_some() && other.bits.is_some()) || (a == b && point.len() == other.len());
@@ -250,7 +251,8 @@ fn show(profile: &Profile) {
 
 /// What a point is beyond its name, and where its maker says so.
 fn note(point: &Point) -> Option<String> {
-    let about = [point.about.as_deref(), point.source.as_deref()];
+    let firmware = point.firmware.as_ref().map(|condition| format!("with firmware {condition}"));
+    let about = [firmware.as_deref(), point.about.as_deref(), point.source.as_deref()];
     let about: Vec<&str> = about.into_iter().flatten().collect();
     (!about.is_empty()).then(|| format!("{:<28} {}", point.name, about.join("; ")))
 }

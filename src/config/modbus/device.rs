@@ -5,13 +5,18 @@ use std::{collections::HashSet, ops::RangeInclusive, sync::Arc, time::Duration};
 use serde_json::Value as Json;
 
 use super::{
+    firmware::Source,
     kind::{Order, Table},
-    point::{Defaults, ORDERS, Point, parse_range},
-    profile::{Detect, Profile, ProfileCommand, Profiles},
+    place::parse_range,
+    point::{Defaults, ORDERS, Point},
+    profile::{Detect, Profile, ProfileCommand, Profiles, check_twins},
 };
 use crate::{
     config::{amount::parse_duration, device::Common, read::Section},
-    model::ids::DeviceId,
+    model::{
+        ids::DeviceId,
+        version::{Condition, Version},
+    },
 };
 
 /// A unit behind a bus. Points are final here: defaults, profile, overrides and inline registers are folded in.
@@ -30,7 +35,10 @@ pub struct Device {
     pub limits: Limits,
     /// Requests it can take at a time on one TCP connection, as its profile says.
     pub in_flight: u8,
+    /// All there may be, whatever firmware it runs.
     pub points: Vec<Arc<Point>>,
+    /// What tells the version of its firmware.
+    pub firmware: Option<Source>,
     /// Written after each (re)connect.
     pub setup: Vec<(Arc<str>, Json)>,
     pub commands: Vec<ProfileCommand>,
@@ -137,6 +145,7 @@ impl Device {
             limits: Limits::default(),
             in_flight: 1,
             points,
+            firmware: None,
             setup: Vec::new(),
             commands: Vec::new(),
             detect: Vec::new(),
@@ -146,6 +155,17 @@ impl Device {
 
     pub fn point(&self, name: &str) -> Option<&Arc<Point>> {
         self.points.iter().find(|p| &*p.name == name)
+    }
+
+    /// Each value once: as the newest firmware has it, where it depends on that.
+    pub fn newest(&self) -> impl Iterator<Item = &Arc<Point>> {
+        let open = |point: &Point| point.firmware.as_ref().is_none_or(Condition::is_open);
+        self.points.iter().enumerate().filter_map(move |(index, point)| {
+            let mut others =
+                self.points.iter().enumerate().filter(|(at, other)| *at != index && other.name == point.name);
+            let best = open(point) || !others.any(|(at, other)| open(other) || at < index);
+            best.then_some(point)
+        })
     }
 
     pub(super) fn read(section: &Section<'_>, bus: &DeviceDefaults, profiles: &Profiles) -> Option<Device> {
@@ -170,6 +190,7 @@ impl Device {
         let interval = section.duration("interval");
         let order: Option<Order> = section.parsed("order", ORDERS, str::parse);
         let points = points(section, bus, profile.as_deref(), interval, order);
+        let firmware = firmware(section, profile.as_deref(), order, &points);
         let limits = Limits::read(section).over(&bus.limits, profile.as_deref());
         let timeout = section.duration("timeout").or(profile.as_ref().and_then(|p| p.timeout));
         let gap = section.duration("gap").or(profile.as_ref().and_then(|p| p.gap));
@@ -183,6 +204,7 @@ impl Device {
         device.retries = retries;
         device.gap = gap.unwrap_or_default();
         device.limits = limits;
+        device.firmware = firmware;
         if let Some(profile) = profile {
             if common.kind.is_empty() {
                 common.kind = profile.name.to_string();
@@ -196,6 +218,27 @@ impl Device {
         device.common = common;
         Some(device)
     }
+}
+
+/// What tells its firmware: the file, else the profile.
+fn firmware(
+    section: &Section<'_>,
+    profile: Option<&Profile>,
+    order: Option<Order>,
+    points: &[Arc<Point>],
+) -> Option<Source> {
+    let hint = "write the version it runs, such as firmware = \"2.1\"; leave it out where the device tells it itself";
+    let said = |text: &str| Version::parse(text).ok_or_else(|| "is no version".to_owned());
+    let said = section.parsed("firmware", hint, said).map(Source::Said);
+    let mut source = said.or_else(|| profile?.firmware_version.clone());
+    if let (Some(Source::Register { point, .. }), Some(order)) = (&mut source, order) {
+        Arc::make_mut(point).order = order;
+    }
+    if source.is_none() && !section.has("firmware") && points.iter().any(|point| point.firmware.is_some()) {
+        let hint = "write the version it runs, firmware = \"2.1\", or use a profile with [firmware_version]";
+        section.problem("firmware", "is missing, and there are registers with a condition on it", hint);
+    }
+    source
 }
 
 /// The profile's points with `interval`, `intervals`, `only` and `skip` applied, then the device's own registers.
@@ -245,17 +288,22 @@ fn points(
         order: order.or(bus.order).unwrap_or_default(),
         interval: interval.or(bus.interval).unwrap_or(Duration::from_secs(10)),
     };
+    let mut own: Vec<Arc<Point>> = Vec::new();
     for section in section.sections("register") {
         let Some(point) = Point::read(&section, &defaults) else { continue };
-        points.retain(|p| p.name != point.name);
-        points.push(Arc::new(point));
+        check_twins(&section, &point, &own);
+        own.push(Arc::new(point));
     }
+    points.retain(|p| own.iter().all(|own| own.name != p.name));
+    points.extend(own);
     for (name, value) in intervals {
         let parsed = value.as_str().ok_or_else(|| "is not a text".to_owned()).and_then(parse_duration);
-        match (parsed, points.iter_mut().find(|p| *p.name == *name)) {
-            (Ok(interval), Some(point)) => Arc::make_mut(point).interval = interval,
-            (Ok(_), None) => {}
-            (Err(why), _) => {
+        match parsed {
+            Ok(interval) => {
+                let named = points.iter_mut().filter(|p| *p.name == *name);
+                named.for_each(|point| Arc::make_mut(point).interval = interval);
+            }
+            Err(why) => {
                 section.problem(
                     "intervals",
                     format!("{name} = {value}: {why}"),

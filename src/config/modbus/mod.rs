@@ -1,8 +1,11 @@
 //! Modbus buses and the devices on them, as a file of `devices.d` says: one `[bus]` and its `[[device]]`s.
 
 pub mod device;
+pub mod firmware;
 pub mod kind;
+mod place;
 pub mod point;
+mod pool;
 pub mod profile;
 mod shipped;
 
@@ -27,6 +30,8 @@ pub struct Bus {
     pub any_transaction: bool,
     /// Most requests under way at a time (TCP with transaction ids only); many endpoints can take one.
     pub in_flight: u8,
+    /// Connections to a TCP endpoint; each becomes a bus of its own.
+    pub connections: u8,
     /// What is sent comes back first (two-wire adapters with local echo).
     pub echo: bool,
     pub devices: Vec<Arc<Device>>,
@@ -171,6 +176,7 @@ impl Bus {
             turnaround: Duration::from_millis(100),
             any_transaction: false,
             in_flight: 1,
+            connections: 1,
             echo: false,
             devices: Vec::new(),
             profiles: Arc::default(),
@@ -294,6 +300,7 @@ fn read_bus(section: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
         turnaround: turnaround.unwrap_or(Duration::from_millis(100)),
         any_transaction: any_transaction.unwrap_or(false),
         echo: echo.unwrap_or(false),
+        connections: pool::read(section, &link),
         profiles: Arc::new(profiles.clone()),
         ..Bus::bare(name.as_deref().unwrap_or(&fallback), link, framing)
     })

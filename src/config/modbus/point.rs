@@ -1,9 +1,12 @@
 //! One point of a device: where it lies, what it is, how it is shown, when it is read, reported and may be written.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use super::kind::{Kind, Order, Table};
-use crate::config::read::Section;
+use super::{
+    kind::{Kind, Order, Table},
+    place::{parse_bits, place},
+};
+use crate::{config::read::Section, model::version::Condition};
 
 /// A named value of a device. Built from `[[register]]` in a profile or below a device.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +43,8 @@ pub struct Point {
     pub report: Report,
     pub write: WriteRule,
     pub alarm: AlarmHint,
+    /// The firmware it is there with; `None`: with any.
+    pub firmware: Option<Condition>,
     /// What it is, for people.
     pub about: Option<Arc<str>>,
     /// Where its maker says so: a name, number or page in the document that the profile names.
@@ -130,6 +135,7 @@ impl Point {
             report: Report::default(),
             write: WriteRule::default(),
             alarm: AlarmHint::default(),
+            firmware: None,
             about: None,
             source: None,
         }
@@ -150,6 +156,14 @@ impl Point {
 
     pub fn readable(&self) -> bool {
         self.access != Access::WriteOnly
+    }
+
+    /// With which firmware both are there; `None` where one excludes the other. `Some(None)`: with any.
+    pub fn together(&self, other: &Point) -> Option<Option<Condition>> {
+        match (&self.firmware, &other.firmware) {
+            (Some(a), Some(b)) => a.both(b).map(Some),
+            (a, b) => Some(a.clone().or_else(|| b.clone())),
+        }
     }
 
     /// Reads one `[[register]]`; `None` where something essential is missing (and was reported).
@@ -191,6 +205,7 @@ impl Point {
             below: section.number("alarm_below"),
             when: section.integers("alarm_when", i64::MIN..=i64::MAX).into(),
         };
+        point.firmware = section.parsed("firmware", CONDITIONS, str::parse);
         point.about = section.text("about").map(Into::into);
         point.source = section.text("source").map(Into::into);
         if u32::from(point.address) + u32::from(point.len()) > 65536 {
@@ -203,57 +218,9 @@ impl Point {
 
 pub const TYPES: &str = "one of bool, u8 u16 u24 u32 u48 u64, i8 … i64, f16 f32 f64, bcd16 bcd32 bcd48 bcd64, sm16 sm32 sm64, \
 q8.8 q16.16, text:N, raw:N (N registers), date-unix, date-ymdhms, date-iec870";
+pub const CONDITIONS: &str =
+    "compare with <, <=, =, >= or >, several with a comma: \">= 2.0\", \"< 1.4\", \">= 1.2, < 2\"";
 pub const ORDERS: &str = "one of ABCD (highest byte first, the usual), CDAB (low word first), BADC (bytes swapped), DCBA (all reversed), or the eight letters of a 64-bit value";
-
-/// `table` + `address`, or the maker's `reference` (30001, 40001, 400001, 1, 10001).
-fn place(section: &Section<'_>) -> Option<(Table, u16)> {
-    let table = section.choice("table", &Table::WORDS);
-    let address = section.integer("address", 0..=65535).and_then(|a| u16::try_from(a).ok());
-    let reference = section.integer("reference", 1..=465_536);
-    match (address, reference) {
-        (Some(address), None) => Some((table.unwrap_or(Table::Holding), address)),
-        (None, Some(reference)) => {
-            let (table, first) = match reference {
-                1..=9_999 => (Table::Coil, 1),
-                10_001..=19_999 => (Table::Discrete, 10_001),
-                30_001..=39_999 => (Table::Input, 30_001),
-                40_001..=49_999 => (Table::Holding, 40_001),
-                100_001..=165_536 => (Table::Discrete, 100_001),
-                300_001..=365_536 => (Table::Input, 300_001),
-                400_001..=465_536 => (Table::Holding, 400_001),
-                _ => {
-                    section.problem(
-                        "reference",
-                        reference.to_string(),
-                        "use table = \"holding\" and address = 0 … 65535 instead",
-                    );
-                    return None;
-                }
-            };
-            u16::try_from(reference - first).ok().map(|address| (table, address))
-        }
-        (Some(_), Some(_)) => {
-            section.problem("reference", "is given beside address", "give one of them");
-            None
-        }
-        (None, None) => {
-            let hint =
-                "give the zero-based address as on the wire (address = 12), or the maker's number (reference = 40013)";
-            section.problem("address", "is missing", hint);
-            None
-        }
-    }
-}
-
-fn parse_bits(text: &str) -> Result<(u8, u8), String> {
-    let (shift, width) = text.split_once(':').unwrap_or((text, "1"));
-    let shift: u8 = shift.trim().parse().map_err(|_| "has no shift".to_owned())?;
-    let width: u8 = width.trim().parse().map_err(|_| "has no width".to_owned())?;
-    if width == 0 || u32::from(shift) + u32::from(width) > 64 {
-        return Err("reaches beyond the 64 bits of the widest type".into());
-    }
-    Ok((shift, width))
-}
 
 fn shown(section: &Section<'_>, point: &mut Point) {
     point.scale = section.number("scale").unwrap_or(1.0);
@@ -332,17 +299,4 @@ fn report(section: &Section<'_>) -> Report {
         min_interval: section.duration("min_interval"),
         max_interval: section.duration("max_interval"),
     }
-}
-
-/// `"holding:10-20"`: a range a device must never be asked for.
-pub(super) fn parse_range(text: &str) -> Result<(Table, RangeInclusive<u16>), String> {
-    let (table, range) = text.split_once(':').ok_or("has no table")?;
-    let table: Table = table.trim().parse()?;
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let number = |digits: &str| digits.trim().parse::<u16>().map_err(|_| "has no address".to_owned());
-    let (first, last) = (number(first)?, number(last)?);
-    if first > last {
-        return Err("ends before it begins".into());
-    }
-    Ok((table, first..=last))
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 use serde_json::Value as Json;
 
 use super::{
+    firmware,
     kind::{Kind, Order, Table},
     point::{Defaults, ORDERS, Point},
     shipped,
@@ -40,6 +41,8 @@ pub struct Profile {
     pub points: Vec<Arc<Point>>,
     pub setup: Vec<(Arc<str>, Json)>,
     pub commands: Vec<ProfileCommand>,
+    /// What tells the version of its firmware.
+    pub firmware_version: Option<firmware::Source>,
     /// How firmware gets into the device, for people.
     pub firmware: Option<Arc<str>>,
     /// Comes with the program, or from the overlay folder.
@@ -97,15 +100,21 @@ fn read(root: &Section<'_>) -> Option<Profile> {
     let mut points: Vec<Arc<Point>> = Vec::new();
     for section in root.sections("register") {
         let Some(point) = Point::read(&section, &defaults) else { continue };
-        if points.iter().any(|p| p.name == point.name) {
-            section.problem("name", format!("{:?} is there twice", point.name), "each name once per profile");
-        }
+        check_twins(&section, &point, &points);
         points.push(Arc::new(point));
     }
     if points.is_empty() {
         root.problem("register", "there is no register", "add at least one [[register]]");
     }
     check_links(root, &points);
+    let firmware_version = firmware::Source::read(root, &points);
+    if !root.has("firmware_version") && points.iter().any(|point| point.firmware.is_some()) {
+        root.problem(
+            "firmware_version",
+            "is missing, and there are registers with a condition on the firmware",
+            SOURCES,
+        );
+    }
     let known = |section: &Section<'_>, writes: &[(Arc<str>, Json)]| {
         for (name, _) in writes {
             if !points.iter().any(|p| p.name == *name && p.writable()) {
@@ -151,10 +160,23 @@ fn read(root: &Section<'_>) -> Option<Profile> {
         points,
         setup,
         commands,
+        firmware_version,
         firmware: root.text("firmware").map(Into::into),
         shipped: false,
     };
     Some(profile)
+}
+
+const SOURCES: &str = "say where the device tells its version: [firmware_version] with register = \"…\", or object = 2";
+
+/// A name may be there again for another firmware only.
+pub(super) fn check_twins(section: &Section<'_>, point: &Point, before: &[Arc<Point>]) {
+    for twin in before.iter().filter(|twin| twin.name == point.name) {
+        let Some(both) = twin.together(point) else { continue };
+        let when = both.map_or_else(String::new, |both| format!(" with firmware {both}"));
+        let hint = "each name once, or with conditions that exclude each other: firmware = \"< 2.0\" and \">= 2.0\"";
+        section.problem("name", format!("{:?} is there twice{when}", point.name), hint);
+    }
 }
 
 /// Scale factors must be points of the same profile.

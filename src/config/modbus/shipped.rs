@@ -25,6 +25,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "sunspec-inverter-three-phase-float",
     "sunspec-inverter-three-phase",
     "systemair-save",
+    "victron-evcs",
     "wago-879-30xx",
     "waveshare-relay-8",
     "xy-md02",

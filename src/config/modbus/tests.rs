@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Bus, Framing, Link, Parity,
     kind::{Kind, Table},
-    profile::Profiles,
+    profile::{Profile, Profiles},
     read,
 };
 use crate::config::{problem::Problem, read::Document};
@@ -115,4 +115,98 @@ order = "CDAB"
     assert!(bus.any_transaction);
     let level = bus.devices[0].point("level").expect("point");
     assert_eq!((level.table, level.address), (Table::Input, 10));
+}
+
+/// A profile with these registers; what is said about it.
+fn profile(text: &str) -> Vec<String> {
+    let head = "name = \"p\"\ntitle = \"t\"\nsource = \"s\"\n";
+    let (_, problems) = Profile::parse("p.toml", &format!("{head}{text}"));
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn register(name: &str, rest: &str) -> String {
+    format!("[[register]]\nname = \"{name}\"\naddress = 1\n{rest}\n")
+}
+
+#[test]
+fn a_name_may_be_there_again_for_another_firmware() {
+    let source = "[firmware_version]\nobject = 2\n";
+    let twice = |a: &str, b: &str| profile(&format!("{source}{}{}", register("x", a), register("x", b)));
+    assert!(twice("firmware = \"< 2\"", "firmware = \">= 2.0\"").is_empty());
+    let said = twice("firmware = \"< 2.1\"", "firmware = \">= 2.0\"").join("\n");
+    assert!(said.contains("\"x\" is there twice with firmware >= 2.0, < 2.1"), "{said}");
+    assert!(twice("", "firmware = \">= 2.0\"").join("").contains("twice with firmware >= 2.0"));
+    assert!(twice("", "").join("").contains("\"x\" is there twice"));
+}
+
+#[test]
+fn all_problems_with_firmware_are_told_at_once() {
+    let registers = register("a", "firmware = \"2.0\"")
+        + &register("b", "firmware = \">= 2, < 1\"")
+        + &register("c", "firmware = \"< 3\"");
+    let said = profile(&registers).join("\n");
+    for part in ["has no sign before the version", "no version is like that", "firmware_version: is missing"] {
+        assert!(said.contains(part), "{part} is missing in {said}");
+    }
+    for (source, part) in [
+        ("register = \"nobody\"", "\"nobody\" is no register here"),
+        ("register = \"c\"", "\"c\" has a condition on the firmware itself"),
+        ("register = \"flag\"", "\"flag\" cannot tell a version"),
+        ("register = \"plain\"\nparts = [8, 4]", "12 bits of u16 plain"),
+        ("", "one of register and object is wanted"),
+        ("object = 2\nregister = \"plain\"", "one of register and object is wanted"),
+        ("object = 300", "found 300"),
+    ] {
+        let registers =
+            register("c", "firmware = \"< 3\"") + &register("plain", "") + &register("flag", "type = \"bool\"");
+        let said = profile(&format!("[firmware_version]\n{source}\n{registers}")).join("\n");
+        assert!(said.contains(part), "{part} is missing in {said}");
+    }
+}
+
+#[test]
+fn a_device_that_does_not_tell_its_firmware_is_described_with_it() {
+    let device = |rest: &str| {
+        let conditional = register("x", "firmware = \"< 2\"") + &register("x", "type = \"u32\"\nfirmware = \">= 2\"");
+        let conditional = conditional.replace("[[register]]", "[[device.register]]");
+        parse(&format!(
+            "[bus]\nprotocol = \"modbus-tcp\"\naddress = \"a\"\n[[device]]\nid = \"d\"\nunit = 1\n{rest}\n{conditional}"
+        ))
+    };
+    let (bus, problems) = device("firmware = \"V2.1\"\nintervals = { x = \"3s\" }");
+    assert!(problems.is_empty(), "{problems:#?}");
+    let device_1 = &bus.expect("a bus").devices[0];
+    assert_eq!(device_1.points.iter().map(|point| point.interval.as_secs()).collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(device_1.newest().map(|point| point.len()).collect::<Vec<_>>(), [2]);
+    let said: Vec<String> = device("").1.iter().map(ToString::to_string).collect();
+    assert!(said.len() == 1 && said[0].contains("firmware: is missing"), "{said:#?}");
+    assert!(device("firmware = \"new\"").1[0].to_string().contains("is no version"));
+}
+
+#[test]
+fn units_are_dealt_out_among_connections_by_their_number_alone() {
+    let file = |connections: u8, units: &[u8]| {
+        let device = |unit: &u8| {
+            format!("[[device]]\nid = \"u{unit}\"\nunit = {unit}\n[[device.register]]\nname = \"x\"\naddress = 0\n")
+        };
+        let devices: String = units.iter().map(device).collect();
+        parse(&format!(
+            "[bus]\nname = \"plc\"\nprotocol = \"modbus-tcp\"\naddress = \"a\"\nconnections = {connections}\n{devices}"
+        ))
+    };
+    let dealt = |connections, units: &[u8]| -> Vec<(String, Vec<u8>)> {
+        let (bus, problems) = file(connections, units);
+        assert!(problems.is_empty(), "{problems:#?}");
+        let shown = |bus: Bus| (bus.name.to_string(), bus.devices.iter().map(|device| device.unit).collect());
+        bus.expect("a bus").dealt().into_iter().map(shown).collect()
+    };
+    assert_eq!(dealt(1, &[1, 2, 3]), [("plc".into(), vec![1, 2, 3])]);
+    assert_eq!(dealt(2, &[0, 1, 2, 3, 255]), [("plc".into(), vec![1, 3, 255]), ("plc/2".into(), vec![0, 2])]);
+    assert_eq!(dealt(2, &[1, 3]), [("plc".into(), vec![1, 3])], "none is empty");
+    assert_eq!(dealt(8, &[10]), [("plc".into(), vec![]), ("plc/2".into(), vec![10])]);
+    assert!(file(9, &[1]).1[0].to_string().contains("found 9"));
+    let (_, problems) = parse(
+        "[bus]\nprotocol = \"modbus-rtu\"\nport = \"/dev/ttyS0\"\nconnections = 2\n[[device]]\nid = \"a\"\nunit = 1\nprofile = \"xy-md02\"\n",
+    );
+    assert!(problems.len() == 1 && problems[0].to_string().contains("2 on a serial port"), "{problems:#?}");
 }

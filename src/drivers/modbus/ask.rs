@@ -55,6 +55,8 @@ impl Owner<'_> {
         self.wire = Some(wire);
         self.silent = 0;
         let now = Instant::now();
+        // Who dropped the connection may have started anew, with other firmware.
+        self.units.values_mut().for_each(|unit| unit.firmware.doubt(unit.device.firmware.as_ref(), now));
         let away: Vec<UnitKey> =
             self.units.iter().filter(|(_, unit)| unit.health.is_doubtful()).map(|(key, _)| *key).collect();
         for key in away {

@@ -64,7 +64,7 @@ pub fn budget(bus: &Bus) -> Budget {
     let mut groups = Vec::new();
     let (mut requests, mut values, mut utilisation) = (0.0, 0.0, 0.0);
     for device in &bus.devices {
-        let planned = plan(device.points.iter().map(AsRef::as_ref), &device.limits, &Learned::default());
+        let planned = plan(device.newest().map(AsRef::as_ref), &device.limits, &Learned::default());
         for group in planned {
             let time: Duration = group.blocks.iter().map(|block| block_time(bus, block, device.gap)).sum();
             let seconds = group.interval.as_secs_f64().max(time.as_secs_f64()).max(0.001);

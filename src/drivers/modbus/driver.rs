@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value as Json;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -143,18 +144,33 @@ async fn route(running: &BTreeMap<Arc<str>, Running>, message: ToDriver) {
     let bus = match &message {
         ToDriver::Write { device, .. } | ToDriver::Call { device, .. } => of_device(device),
         ToDriver::Tool { request, .. } => {
-            let device = request.get("device").and_then(|d| d.as_str()).and_then(|d| DeviceId::new(d).ok());
-            match (request.get("bus").and_then(|bus| bus.as_str()), device) {
-                (Some(name), _) => running.get(name).or_else(|| by_link(running, name)),
-                (None, Some(device)) => of_device(&device),
-                (None, None) if running.len() == 1 => running.values().next(),
-                (None, None) => None,
+            let device = request.get("device").and_then(|device| device.as_str());
+            let known = device.and_then(|device| of_device(&DeviceId::new(device).ok()?));
+            match request.get("bus").and_then(|bus| bus.as_str()) {
+                Some(name) => connection_of(running, name, request).or_else(|| by_link(running, name)),
+                None if device.is_some() => known,
+                None if running.len() == 1 => running.values().next(),
+                None => None,
             }
         }
     };
     let Some(bus) = bus else { return refuse(running, message) };
     // A bus that is gone is being stopped; its receiver is dropped with the message's reply.
     let _ = bus.inbox.send(message).await;
+}
+
+/// A bus by its name; where it has several connections, the one that the device or unit in question is on.
+fn connection_of<'r>(running: &'r BTreeMap<Arc<str>, Running>, name: &str, request: &Json) -> Option<&'r Running> {
+    let own = running.get(name)?;
+    let of_pool = |other: &str| other.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let unit = request.get("unit").and_then(Json::as_u64);
+    let device = request.get("device").and_then(Json::as_str);
+    let mut pool = running.iter().filter(|(other, _)| of_pool(other)).map(|(_, bus)| bus);
+    let asked = |bus: &&Running| {
+        let config = bus.config.borrow();
+        config.devices.iter().any(|d| Some(u64::from(d.unit)) == unit || Some(d.id.as_str()) == device)
+    };
+    Some(pool.find(asked).unwrap_or(own))
 }
 
 /// A bus by its serial port or address instead of its name.
@@ -170,12 +186,18 @@ fn refuse(running: &BTreeMap<Arc<str>, Running>, message: ToDriver) {
             drop(reply.send(Err(unknown(format!("{device} is on no modbus bus")))))
         }
         ToDriver::Call { device, reply, .. } => drop(reply.send(Err(unknown(format!("{device} is on no modbus bus"))))),
-        ToDriver::Tool { reply, .. } => {
-            let text = match names.is_empty() {
-                true => "no modbus bus is configured".to_owned(),
-                false => format!("say which bus: one of {}", names.join(", ")),
+        ToDriver::Tool { request, reply, .. } => {
+            let named = |key| request.get(key).filter(|name| name.is_string());
+            let refusal = match (named("bus"), named("device")) {
+                _ if names.is_empty() => unknown("no modbus bus is configured".into()),
+                (Some(bus), _) => unknown(format!("there is no bus {bus}; one of {}", names.join(", "))),
+                (None, Some(device)) => unknown(format!("{device} is on no modbus bus")),
+                (None, None) => {
+                    let text = format!("say which bus: one of {}", names.join(", "));
+                    Refusal::new(RefusalCode::PayloadInvalid, text)
+                }
             };
-            let _ = reply.send(Err(unknown(text)));
+            let _ = reply.send(Err(refusal));
         }
     }
 }

@@ -211,7 +211,7 @@ impl<'p> Owner<'p> {
         let generation = unit.supersede();
         if let Some(next) = unit.health.next_probe() {
             self.schedule.add(Due { at: next, priority: 9, unit: key, generation, work: Work::Probe });
-        } else if !unit.located {
+        } else if !unit.located || unit.firmware.is_due(at) {
             self.schedule.add(Due { at, priority: 9, unit: key, generation, work: Work::Probe });
         } else {
             for (index, group) in unit.groups.iter().enumerate() {

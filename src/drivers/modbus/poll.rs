@@ -53,6 +53,9 @@ impl Owner<'_> {
     pub async fn cycle(&mut self, due: Due, group: usize) {
         let key = due.unit;
         let Some(unit) = self.units.get_mut(&key) else { return };
+        if unit.firmware.is_due(Instant::now()) {
+            return self.read_firmware(key).await;
+        }
         let (mut blocks, beat) = match unit.late.remove(&group) {
             Some(late) => late,
             None => {
@@ -95,6 +98,9 @@ impl Owner<'_> {
             let later = if located || away { Instant::now() } else { Instant::now() + LOCATE_AGAIN };
             self.start(key, later);
             return;
+        }
+        if unit.firmware.is_due(Instant::now()) {
+            return self.read_firmware(key).await;
         }
         let Some(block) = unit.cheapest() else { return };
         let answered = match self.poll(key, &Request::read(block.table, block.address, block.count)).await {
@@ -221,7 +227,7 @@ impl Owner<'_> {
         if unit.health.heard(now) != Change::CameOnline {
             return;
         }
-        unit.fresh();
+        unit.fresh(now);
         unit.reason = None;
         let device = unit.device.id.clone();
         tracing::info!(device = %device, "answers");
@@ -229,7 +235,7 @@ impl Owner<'_> {
     }
 
     /// What a cycle or probe means for the unit's health.
-    async fn after(&mut self, key: UnitKey, answered: Result<(), Fault>) {
+    pub async fn after(&mut self, key: UnitKey, answered: Result<(), Fault>) {
         let now = Instant::now();
         match answered {
             Ok(()) | Err(Fault::Exception(_)) => self.heard(key, now).await,

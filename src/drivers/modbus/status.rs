@@ -40,6 +40,12 @@ pub struct UnitStatus {
     pub learned: Learned,
     /// Points that are refused right now, and why.
     pub refused: BTreeMap<Arc<str>, Arc<str>>,
+    /// The version of its firmware, where its profile says what tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
+    /// Values that it has with other firmware only, and why not now.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<Arc<str>, String>,
 }
 
 /// Pace of one group of points.

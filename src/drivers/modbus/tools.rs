@@ -21,7 +21,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
 
-use super::{owner::Owner, scope::Scope};
+use super::{
+    owner::Owner,
+    scope::Scope,
+    tool_check::{short, understand},
+};
 use crate::{
     bus::Reply,
     config::modbus::kind::Table,
@@ -178,16 +182,15 @@ impl Owner<'_> {
         progress: Option<mpsc::Sender<Json>>,
         reply: Reply<Json>,
     ) -> Option<Tool> {
-        match serde_json::from_value(request) {
+        match understand(request) {
             Ok(ToolRequest::Scope { seconds, unit }) => {
                 let seconds = Duration::from_secs_f64(seconds.clamp(0.1, 86_400.0));
                 self.scopes.push(Scope::new(seconds, unit, progress, reply));
                 None
             }
             Ok(request) => Some(Tool { request, progress, reply }),
-            Err(error) => {
-                let message = format!("this is no tool request: {error}");
-                let _ = reply.send(Err(Refusal::new(RefusalCode::PayloadInvalid, message)));
+            Err(wrong) => {
+                let _ = reply.send(Err(Refusal::new(RefusalCode::PayloadInvalid, wrong)));
                 None
             }
         }
@@ -207,8 +210,9 @@ pub fn units(text: &str) -> Result<Vec<u8>, String> {
     let mut units = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number =
-            |digits: &str| digits.trim().parse::<u8>().map_err(|_| format!("{digits:?} is no unit id (0 to 255)"));
+        let number = |digits: &str| {
+            digits.trim().parse::<u8>().map_err(|_| format!("{} is no unit id (0 to 255)", short(&digits.into())))
+        };
         let (first, last) = (number(first)?, number(last)?);
         if first > last {
             return Err(format!("{part:?} ends before it begins"));

@@ -17,6 +17,7 @@ use super::{
     report::Filter,
     schedule::again,
     status::{Counters, Cycle, UnitStatus},
+    variant::Firmware,
 };
 use crate::{
     config::modbus::{
@@ -35,7 +36,7 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Unit {
     pub device: Arc<Device>,
-    /// The device's points with model-relative addresses resolved.
+    /// The device's points that are there, with model-relative addresses resolved.
     pub points: Vec<Arc<Point>>,
     pub groups: Vec<Group>,
     pub paces: Vec<Pace>,
@@ -50,6 +51,9 @@ pub struct Unit {
     pub set_up: bool,
     /// Addresses of SunSpec models were found (or none are needed).
     pub located: bool,
+    /// Where its SunSpec models begin.
+    pub models: BTreeMap<u16, u16>,
+    pub firmware: Firmware,
     /// Its last answer was still "busy" after all retries.
     pub busy: bool,
     pub patience: Patience,
@@ -90,13 +94,12 @@ pub struct Taken {
 
 impl Unit {
     pub fn new(device: Arc<Device>, learned: Learned, now: Instant) -> Self {
-        let points = with_factors_in_time(&device.points);
-        let located = points.iter().all(|point| point.model.is_none());
-        let exponents = points.iter().filter_map(|point| Some((point.scale_from.clone()?, None))).collect();
+        let located = device.points.iter().all(|point| point.model.is_none());
         let mut unit = Self {
-            states: vec![PointState::default(); points.len()],
+            states: Vec::new(),
+            firmware: Firmware::new(device.firmware.as_ref(), now),
             device,
-            points,
+            points: Vec::new(),
             groups: Vec::new(),
             paces: Vec::new(),
             health: Health::new(now),
@@ -107,20 +110,22 @@ impl Unit {
             reason: None,
             set_up: false,
             located,
+            models: BTreeMap::new(),
             busy: false,
             patience: Patience::default(),
             late: HashMap::new(),
             factors_asked: false,
-            exponents,
+            exponents: HashMap::new(),
         };
-        unit.replan();
+        unit.settle();
         unit
     }
 
     /// Plans anew, after a lesson or when addresses became known.
     pub fn replan(&mut self) {
         let points = self.points.iter().map(Arc::as_ref);
-        self.groups = if self.located { plan::plan(points, &self.device.limits, &self.learned) } else { Vec::new() };
+        let ready = self.located && !self.firmware.is_open();
+        self.groups = if ready { plan::plan(points, &self.device.limits, &self.learned) } else { Vec::new() };
         self.paces.resize(self.groups.len(), Pace::default());
         self.supersede();
     }
@@ -132,21 +137,12 @@ impl Unit {
         self.generation
     }
 
-    /// SunSpec models were found at these addresses: points of models that are not there are dropped.
-    pub fn locate(&mut self, models: &BTreeMap<u16, u16>) {
-        let points = with_factors_in_time(&self.device.points);
-        let resolved = points.iter().filter_map(|point| match point.model {
-            None => Some(point.clone()),
-            Some(model) => {
-                let base = models.get(&model)?;
-                let mut point = Arc::clone(point);
-                Arc::make_mut(&mut point).address = base.checked_add(point.address)?;
-                Some(point)
-            }
-        });
-        self.points = resolved.collect();
-        self.states = vec![PointState::default(); self.points.len()];
-        self.located = true;
+    /// These are its points now; what was known of others is forgotten.
+    pub fn has(&mut self, points: Vec<Arc<Point>>) {
+        self.exponents = points.iter().filter_map(|point| Some((point.scale_from.clone()?, None))).collect();
+        self.states = vec![PointState::default(); points.len()];
+        self.points = points;
+        self.factors_asked = false;
         self.replan();
     }
 
@@ -226,6 +222,9 @@ impl Unit {
                 registers.get(from..).map_or(Err(codec::NoValue::Short), |r| codec::decode(&point, r, exponent))
             };
             taken.values += u64::from(decoded.is_ok());
+            if let Ok(value) = &decoded {
+                self.heed(&point, value, now);
+            }
             let quality = decoded.as_ref().err().map(|why| Arc::from(why.to_string()));
             self.note(*index, decoded.ok(), quality, ts, now, &mut taken);
         }
@@ -293,8 +292,9 @@ impl Unit {
     }
 
     /// It is back: everything is reported anew.
-    pub fn fresh(&mut self) {
+    pub fn fresh(&mut self, now: Instant) {
         (self.set_up, self.factors_asked) = (false, false);
+        self.firmware.doubt(self.device.firmware.as_ref(), now);
         for state in &mut self.states {
             state.filter.reset();
             (state.reported, state.refused) = (None, None);
@@ -333,20 +333,8 @@ impl Unit {
             cycles: self.groups.iter().zip(&self.paces).map(cycle).collect(),
             learned: self.learned.clone(),
             refused: refused.collect(),
+            firmware: self.firmware.version.as_ref().map(ToString::to_string),
+            left_out: self.lacking(),
         }
     }
-}
-
-/// The points, with every scale factor read as often as the values that need it: a factor may change with the value.
-fn with_factors_in_time(points: &[Arc<Point>]) -> Vec<Arc<Point>> {
-    let mut points = points.to_vec();
-    for index in 0..points.len() {
-        let users = points.iter().filter(|point| point.scale_from.as_ref() == Some(&points[index].name));
-        let pace = users.map(|point| (point.interval, point.priority)).min();
-        if let Some((interval, priority)) = pace.filter(|(interval, _)| *interval < points[index].interval) {
-            let factor = Arc::make_mut(&mut points[index]);
-            (factor.interval, factor.priority) = (interval, priority);
-        }
-    }
-    points
 }

@@ -94,6 +94,9 @@ impl Owner<'_> {
         let gone = || refusal(RefusalCode::UnknownDevice, "the device was removed");
         let unit = self.units.get(&key).ok_or_else(gone)?;
         let Some(point) = unit.point(name) else {
+            if let Some(why) = unit.lacks(name) {
+                return Err(refusal(RefusalCode::NotWritable, format!("{name} {why}")));
+            }
             return Err(refusal(RefusalCode::NotWritable, format!("{name} is no value of {}", unit.device.id)));
         };
         if !point.writable() {
@@ -213,10 +216,20 @@ impl Owner<'_> {
         let Some(unit) = self.units.get_mut(&key) else { return };
         unit.set_up = true;
         let device = unit.device.clone();
+        let mut reported = Map::new();
         for (name, value) in &device.setup {
-            if let (_, Err(refusal)) = self.write_one(key, name, value).await {
+            if self.units.get(&key).is_some_and(|unit| unit.lacks(name).is_some()) {
+                continue;
+            }
+            let (read, result) = self.write_one(key, name, value).await;
+            read.map(|read| reported.insert(name.to_string(), read.to_json()));
+            if let Err(refusal) = result {
                 tracing::warn!(device = %device.id, name = &**name, reason = refusal.message, "set-up not written");
             }
+        }
+        // Reading them back was all the news there is of them: the next cycle finds them unchanged.
+        if !reported.is_empty() {
+            self.tell(FromDriver::Reported { device: device.id.clone(), ts: clock::now(), reported }).await;
         }
     }
 
@@ -264,6 +277,10 @@ impl Owner<'_> {
     }
 
     async fn carry_out(&mut self, key: UnitKey, writes: &[(Arc<str>, Json)]) -> Result<Json, String> {
+        // Not half a command because one of its registers is not there.
+        for (name, _) in writes {
+            self.writable(key, name).map_err(|refusal| refusal.message)?;
+        }
         let mut reported = Map::new();
         for (name, value) in writes {
             let (read, result) = self.write_one(key, name, value).await;

@@ -1,5 +1,6 @@
 //! Commissioning tools that run on a driver's bus beside its polling: `/v1/tools/…`. The answer is a stream of JSON
-//! lines: any number of `{"progress": …}`, then one `{"result": …}` or `{"error": {…}}`. Who hangs up, cancels.
+//! lines: any number of `{"progress": …}`, then one `{"result": …}` or `{"error": {…}}`. What fails before any progress
+//! has the status of its error instead. Who hangs up, cancels.
 
 use std::convert::Infallible;
 
@@ -33,8 +34,19 @@ pub async fn modbus(State(app): State<App>, caller: Caller, Body(request): Body<
     let (progress, mut partial) = mpsc::channel(32);
     let (reply, mut answer) = oneshot::channel();
     driver.send(ToDriver::Tool { request, progress: Some(progress), reply }).await.map_err(|_| gone())?;
+    // A tool's first word decides the status: nothing was said yet that could not be taken back.
+    let first = tokio::select! {
+        biased;
+        Some(step) = partial.recv() => Ok(step),
+        outcome = &mut answer => Err(outcome.unwrap_or_else(|_| Err(stopped()))?),
+    };
     let (lines, received) = mpsc::channel::<Bytes>(32);
     let pump = async move {
+        match first {
+            Ok(step) if lines.send(line(json!({ "progress": step }))).await.is_err() => return,
+            Ok(_) => {}
+            Err(result) => return drop(lines.send(line(json!({ "result": result }))).await),
+        }
         let outcome = loop {
             tokio::select! {
                 biased;
@@ -45,8 +57,7 @@ pub async fn modbus(State(app): State<App>, caller: Caller, Body(request): Body<
                 () = lines.closed() => return,
             }
         };
-        let gone = || Refusal::new(RefusalCode::Busy, "the driver stopped before it was done");
-        let last = match outcome.unwrap_or_else(|_| Err(gone())) {
+        let last = match outcome.unwrap_or_else(|_| Err(stopped())) {
             Ok(result) => json!({ "result": result }),
             Err(refusal) => json!({ "error": Failure::from(refusal) }),
         };
@@ -54,6 +65,10 @@ pub async fn modbus(State(app): State<App>, caller: Caller, Body(request): Body<
     };
     let body = Stream::from_stream(pumped(pump, received));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+fn stopped() -> Refusal {
+    Refusal::new(RefusalCode::Busy, "the driver stopped before it was done")
 }
 
 fn line(value: Value) -> Bytes {

@@ -1,5 +1,6 @@
 """A Modbus slave on pymodbus (3.0 as Debian has it, or newer): 200 of each table, register n holds n, bit n is set where
-n is divisible by 3; file 4 with 100 records, record n holds 4000 + n. Unit 5.
+n is divisible by 3; file 4 with 100 records, record n holds 4000 + n. Unit 5. Its revision
+is the environment's REVISION.
 
 usage: pymodbus_slave.py tcp|rtu-over-tcp PORT [FAULTS]
        pymodbus_slave.py tls PORT CA CERTIFICATE KEY [FAULTS]
@@ -9,6 +10,7 @@ FAULTS such as drop,damage,stray: every fifth reply suffers the next of them.
 
 import asyncio
 import itertools
+import os
 import ssl
 import struct
 import sys
@@ -48,6 +50,8 @@ except ImportError:  # 3.11 and newer
     def device(bits, words):
         return ModbusDeviceContext(di=bits(), co=bits(), ir=words(), hr=words())
 
+
+REVISION = os.environ.get("REVISION", "3.0")
 
 # Records 0 to 99 of file 4; record n holds 4000 + n.
 FILE = {n: 4000 + n for n in range(100)}
@@ -150,7 +154,7 @@ def context():
 
 def identity():
     who = ModbusDeviceIdentification()
-    who.VendorName, who.ProductCode, who.MajorMinorRevision, who.ProductName = "pymodbus", "PM", "3.0", "slave"
+    who.VendorName, who.ProductCode, who.MajorMinorRevision, who.ProductName = "pymodbus", "PM", REVISION, "slave"
     return who
 
 
@@ -169,7 +173,9 @@ async def serve(arguments):
         secured.load_cert_chain(arguments[3], arguments[4])
         running = StartAsyncTlsServer(address=("127.0.0.1", int(place)), sslctx=secured, **common)
     else:
-        running = StartAsyncTcpServer(address=("127.0.0.1", int(place)), **common)
+        # One that is started anew takes the port of the one before it; newer ones do by themselves.
+        again = {"allow_reuse_address": True} if DEVICES == "slaves" else {}
+        running = StartAsyncTcpServer(address=("127.0.0.1", int(place)), **again, **common)
     serving = asyncio.ensure_future(running)
     await asyncio.sleep(0)
     if kind not in ("rtu", "ascii"):

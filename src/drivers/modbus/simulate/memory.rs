@@ -8,12 +8,16 @@ use std::{
 
 use crate::{
     config::modbus::{
+        firmware::Source,
         kind::{Kind, Table},
         point::Point,
         profile::Profile,
     },
     drivers::modbus::codec::{self, Encoded},
-    model::reading::Value,
+    model::{
+        reading::Value,
+        version::{Condition, Version},
+    },
 };
 
 /// The registers of all units of one simulator. Clones share them; tests read and write beside the server.
@@ -58,10 +62,17 @@ impl Unit {
 
     /// A unit as the profile describes it, with values in the middle of what is usual and moving.
     pub fn from_profile(profile: &Profile, unit_id: u8) -> Self {
+        Self::with_firmware(profile, unit_id, &newest(profile))
+    }
+
+    /// The same with this firmware: it tells the version as the profile says, and has the registers of that version.
+    pub fn with_firmware(profile: &Profile, unit_id: u8, firmware: &Version) -> Self {
         let mut unit =
             Self { identity: vec![(0, profile.maker.to_string()), (1, profile.name.to_string())], ..Self::default() };
-        unit.identity.push((2, "1.0".into()));
-        let points = super::models::located(&mut unit, &profile.points);
+        unit.identity.push((2, firmware.to_string()));
+        let there = |point: &&Arc<Point>| point.firmware.as_ref().is_none_or(|condition| condition.holds(firmware));
+        let there: Vec<Arc<Point>> = profile.points.iter().filter(there).cloned().collect();
+        let points = super::models::located(&mut unit, &there);
         let factors: HashSet<&str> = points.iter().filter_map(|point| point.scale_from.as_deref()).collect();
         for point in &points {
             unit.add_point(point, unit_id);
@@ -69,6 +80,17 @@ impl Unit {
                 unit.moving.retain(|moving| moving.point.name != point.name);
                 unit.put(point.table, point.address, &[EXPONENT as u16]);
             }
+        }
+        match &profile.firmware_version {
+            Some(Source::Object(object)) if *object != 2 => unit.identity.push((*object, firmware.to_string())),
+            Some(source @ Source::Register { point: telling, .. }) => {
+                unit.moving.retain(|moving| moving.point.name != telling.name);
+                let point = points.iter().find(|point| point.name == telling.name);
+                if let (Some(point), Some(value)) = (point, source.value(firmware)) {
+                    unit.set(point, &value);
+                }
+            }
+            _ => {}
         }
         unit
     }
@@ -169,6 +191,13 @@ impl Moving {
         };
         (value * 1000.0).round() / 1000.0
     }
+}
+
+/// A version with which as much as can be of a profile is there: the newest that a register asks for.
+fn newest(profile: &Profile) -> Version {
+    let conditions = profile.points.iter().filter_map(|point| point.firmware.as_ref());
+    let wanted = conditions.filter(|condition| condition.is_open()).map(Condition::oldest);
+    wanted.max().unwrap_or_else(|| Version::of(&[1, 0]))
 }
 
 /// Middle, swing (or growth per second) and whether it counts, by unit of measure and limits.
