@@ -71,6 +71,14 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.keep.is_empty() && self.end.is_empty()
     }
+
+    /// What is known once it is carried out.
+    pub fn applied(&self, known: &Drifts) -> Drifts {
+        let mut drifts = known.clone();
+        self.end.iter().for_each(|key| drop(drifts.remove(key)));
+        drifts.extend(self.keep.iter().map(|(device, drift)| ((device.clone(), drift.kind), drift.clone())));
+        drifts
+    }
 }
 
 /// Holds what is found against what is `known`. Drift that was known keeps the time at which it began; `calm` devices
@@ -102,6 +110,14 @@ pub fn plan(
     }
     plan.end = known.keys().filter(|key| !still.contains(key)).cloned().collect();
     plan
+}
+
+/// When the next alarm is to be raised, if nothing changes until then.
+pub fn next_alarm(known: &Drifts, calm: &BTreeSet<DeviceId>, patience: i64) -> Option<Millis> {
+    let waiting = known
+        .iter()
+        .filter(|((device, kind), drift)| kind.alarm().is_some() && !drift.alarmed && !calm.contains(device));
+    waiting.map(|(_, drift)| drift.since.plus(patience)).min()
 }
 
 /// How many devices are as they should be, and how many are not, by kind.
@@ -149,25 +165,20 @@ mod tests {
         (id(name), Drift { kind, since: Millis(at), text: "is not what it should be".into(), alarmed: false })
     }
 
-    /// What is known after the plan was carried out.
-    fn after(mut known: Drifts, plan: &Plan) -> Drifts {
-        plan.end.iter().for_each(|key| drop(known.remove(key)));
-        known.extend(plan.keep.iter().map(|(device, drift)| ((device.clone(), drift.kind), drift.clone())));
-        known
-    }
-
     #[test]
     fn drift_keeps_its_beginning_raises_one_alarm_and_ends() {
         let none = BTreeSet::new();
         let begun = plan(&Drifts::new(), vec![found("a", Kind::Firmware, 5)], &none, DAY, Millis(5));
         assert_eq!((begun.keep.len(), begun.raise.len()), (1, 0));
-        let known = after(Drifts::new(), &begun);
+        let known = begun.applied(&Drifts::new());
         let same = plan(&known, vec![found("a", Kind::Firmware, DAY)], &none, DAY, Millis(DAY));
         assert!(same.is_empty(), "the same again is not written: {same:?}");
+        assert_eq!(next_alarm(&known, &none, DAY), Some(Millis(DAY + 5)));
         let late = plan(&known, vec![found("a", Kind::Firmware, DAY + 5)], &none, DAY, Millis(DAY + 5));
         assert_eq!(late.raise, vec![(id("a"), Kind::Firmware)]);
-        let known = after(known, &late);
+        let known = late.applied(&known);
         assert_eq!(known[&(id("a"), Kind::Firmware)].since, Millis(5));
+        assert_eq!(next_alarm(&known, &none, DAY), None, "it is raised once");
         let again = plan(&known, vec![found("a", Kind::Firmware, 3 * DAY)], &none, DAY, Millis(3 * DAY));
         assert!(again.is_empty() && again.raise.is_empty());
         let over = plan(&known, Vec::new(), &none, DAY, Millis(4 * DAY));
@@ -177,7 +188,7 @@ mod tests {
     #[test]
     fn a_device_in_maintenance_drifts_and_raises_its_alarm_when_it_is_back_at_work() {
         let begun = plan(&Drifts::new(), vec![found("a", Kind::Configuration, 0)], &BTreeSet::new(), DAY, Millis(0));
-        let known = after(Drifts::new(), &begun);
+        let known = begun.applied(&Drifts::new());
         let calm = BTreeSet::from([id("a")]);
         let later = |calm| plan(&known, vec![found("a", Kind::Configuration, 2 * DAY)], calm, DAY, Millis(2 * DAY));
         assert!(later(&calm).is_empty());
@@ -187,7 +198,7 @@ mod tests {
     #[test]
     fn a_device_that_drifts_twice_is_one_device_that_does_not_comply() {
         let all = vec![found("a", Kind::Firmware, 0), found("a", Kind::Identity, 0), found("b", Kind::Firmware, 0)];
-        let known = after(Drifts::new(), &plan(&Drifts::new(), all, &BTreeSet::new(), 0, Millis(1)));
+        let known = plan(&Drifts::new(), all, &BTreeSet::new(), 0, Millis(1)).applied(&Drifts::new());
         let counts = Compliance::count(5, &known);
         assert_eq!((counts.compliant, counts.firmware, counts.identity, counts.configuration), (3, 2, 1, 0));
         assert_eq!(counts.alarmed, 2, "what runs out has an alarm of its own");

@@ -1,4 +1,4 @@
-//! Which devices are not what they should be: looks every few seconds, writes down what changed, raises alarms. The laws
+//! Which devices are not what they should be: judges anew where something changed, writes it down, raises alarms. The laws
 //! are in `model::drift`; pushing a configuration again is the keeper's.
 
 use std::{
@@ -8,7 +8,10 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{
+        broadcast::{self, error::TryRecvError},
+        watch,
+    },
     time::{MissedTickBehavior, interval},
 };
 
@@ -18,18 +21,17 @@ use crate::{
     clock,
     identity::Identity,
     model::{
-        configuration::Standing,
         device::{Device, Lifecycle, Protocol},
         drift::{self, Compliance, Drift, Drifts, Kind},
         event::Event,
         ids::DeviceId,
         time::Millis,
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, drifts::Expected},
     tasks::Tasks,
 };
 
-/// How often it is looked.
+/// How often it is looked whether something changed.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What the look is wired to.
@@ -55,12 +57,18 @@ impl Watch {
     pub fn compliance(&self, devices: usize) -> Compliance {
         Compliance::count(devices, &self.0.borrow())
     }
+
+    /// Moves when any drift begins, changes, raises its alarm or ends.
+    pub fn moved(&self) -> watch::Receiver<Arc<Drifts>> {
+        self.0.clone()
+    }
 }
 
 /// Starts to look; drift that has lasted for `alarm` raises one.
 pub async fn watch(alarm: Duration, ports: DriftPorts, tasks: &Tasks) -> Result<Watch, StoreError> {
     let (out, seen) = watch::channel(Arc::new(ports.store.drifts().await?));
-    let (patience, stop) = (i64::try_from(alarm.as_millis()).unwrap_or(i64::MAX), tasks.stopping());
+    let patience = i64::try_from(alarm.as_millis()).unwrap_or(i64::MAX);
+    let (mut look, stop) = (Look::new(ports, patience, out), tasks.stopping());
     tasks.spawn("drift", async move {
         let mut beat = interval(LOOK);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -69,7 +77,7 @@ pub async fn watch(alarm: Duration, ports: DriftPorts, tasks: &Tasks) -> Result<
                 () = stop.cancelled() => return,
                 _ = beat.tick() => {}
             }
-            if let Err(error) = look(&ports, patience, &out).await {
+            if let Err(error) = look.look(clock::now()).await {
                 tracing::warn!(%error, "drift of devices could not be looked at; tried again");
             }
         }
@@ -77,60 +85,133 @@ pub async fn watch(alarm: Duration, ports: DriftPorts, tasks: &Tasks) -> Result<
     Ok(Watch(seen))
 }
 
-async fn look(ports: &DriftPorts, patience: i64, out: &watch::Sender<Arc<Drifts>>) -> Result<(), StoreError> {
-    let now = clock::now();
-    let mut devices = ports.registry.list().await;
-    devices.retain(takes_part);
-    let unsettled = ports.store.unsettled().await?;
-    let firmware = ports.store.wanted_firmware().await?;
-    let found = find(&devices, unsettled, &firmware, &ports.identity.overdue(now), now);
-    let calm: BTreeSet<DeviceId> =
-        devices.iter().filter(|d| d.lifecycle == Lifecycle::Maintenance).map(|d| d.id.clone()).collect();
-    let known = out.borrow().clone();
-    let plan = drift::plan(&known, found, &calm, patience, now);
-    if plan.is_empty() {
-        return Ok(());
+/// What was seen last. Only what changed is read again, and where nothing did, nothing is judged.
+struct Look {
+    ports: DriftPorts,
+    patience: i64,
+    out: watch::Sender<Arc<Drifts>>,
+    registry: watch::Receiver<u64>,
+    expectations: broadcast::Receiver<Option<DeviceId>>,
+    devices: Vec<Device>,
+    expected: BTreeMap<DeviceId, Expected>,
+    overdue: BTreeMap<DeviceId, String>,
+    /// Of whom `expected` is to be read again; `None` is all.
+    unread: Option<BTreeSet<DeviceId>>,
+    /// Something was read and not judged yet.
+    fresh: bool,
+    /// When the next alarm is due.
+    due: Option<Millis>,
+}
+
+impl Look {
+    fn new(ports: DriftPorts, patience: i64, out: watch::Sender<Arc<Drifts>>) -> Look {
+        let (mut registry, expectations) = (ports.registry.moved(), ports.store.expectations());
+        registry.mark_changed();
+        let (devices, expected, overdue) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let unread = None;
+        Look {
+            ports,
+            patience,
+            out,
+            registry,
+            expectations,
+            devices,
+            expected,
+            overdue,
+            unread,
+            fresh: true,
+            due: None,
+        }
     }
-    let alarms = ports.store.keep_drifts(plan.clone(), now).await?;
-    let mut drifts = (*known).clone();
-    plan.end.iter().for_each(|key| drop(drifts.remove(key)));
-    drifts.extend(plan.keep.into_iter().map(|(device, drift)| ((device, drift.kind), drift)));
-    out.send_replace(Arc::new(drifts));
-    for alarm in alarms {
-        let text = if alarm.active { alarm.text } else { format!("{}: cleared", alarm.kind) };
-        tracing::info!(device = %alarm.device, kind = alarm.kind, active = alarm.active, text, "alarm");
-        ports.events.tell(Event::Alarm { device: alarm.device, severity: alarm.severity, text, at: now });
+
+    async fn look(&mut self, now: Millis) -> Result<(), StoreError> {
+        self.refresh(now).await?;
+        if self.fresh || self.due.is_some_and(|due| due <= now) {
+            self.judge(now).await?;
+            self.fresh = false;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Reads again what has changed.
+    async fn refresh(&mut self, now: Millis) -> Result<(), StoreError> {
+        if self.registry.has_changed().unwrap_or(false) {
+            self.registry.mark_unchanged();
+            self.devices = self.ports.registry.list().await;
+            self.devices.retain(takes_part);
+            self.fresh = true;
+        }
+        loop {
+            match (self.expectations.try_recv(), &mut self.unread) {
+                (Ok(Some(device)), Some(unread)) => drop(unread.insert(device)),
+                (Ok(Some(_)), None) => {}
+                (Ok(None) | Err(TryRecvError::Lagged(_)), unread) => *unread = None,
+                (Err(TryRecvError::Empty | TryRecvError::Closed), _) => break,
+            }
+        }
+        if self.unread.as_ref().is_none_or(|unread| !unread.is_empty()) {
+            let read = self.ports.store.expected(self.unread.clone()).await?;
+            match self.unread.replace(BTreeSet::new()) {
+                Some(unread) => self.expected.retain(|device, _| !unread.contains(device)),
+                None => self.expected.clear(),
+            }
+            self.expected.extend(read);
+            self.fresh = true;
+        }
+        let overdue = self.ports.identity.overdue(now);
+        self.fresh |= overdue != self.overdue;
+        self.overdue = overdue;
+        Ok(())
+    }
+
+    async fn judge(&mut self, now: Millis) -> Result<(), StoreError> {
+        let calm = self.devices.iter().filter(|device| device.lifecycle == Lifecycle::Maintenance);
+        let calm: BTreeSet<DeviceId> = calm.map(|device| device.id.clone()).collect();
+        let known = self.out.borrow().clone();
+        let plan = drift::plan(&known, self.find(now), &calm, self.patience, now);
+        let alarms = match plan.is_empty() {
+            true => Vec::new(),
+            false => self.ports.store.keep_drifts(plan.clone(), now).await?,
+        };
+        let drifts = if plan.is_empty() { known } else { Arc::new(plan.applied(&known)) };
+        self.due = drift::next_alarm(&drifts, &calm, self.patience);
+        self.out.send_if_modified(|before| {
+            let moved = !Arc::ptr_eq(before, &drifts);
+            *before = drifts;
+            moved
+        });
+        for alarm in alarms {
+            let text = if alarm.active { alarm.text } else { format!("{}: cleared", alarm.kind) };
+            tracing::info!(device = %alarm.device, kind = alarm.kind, active = alarm.active, text, "alarm");
+            self.ports.events.tell(Event::Alarm { device: alarm.device, severity: alarm.severity, text, at: now });
+        }
+        Ok(())
+    }
+
+    fn find(&self, now: Millis) -> Vec<(DeviceId, Drift)> {
+        let mut found = Vec::new();
+        for device in &self.devices {
+            let mut say =
+                |kind, since, text| found.push((device.id.clone(), Drift { kind, since, text, alarmed: false }));
+            let expected = self.expected.get(&device.id);
+            if let Some(standing) = expected.and_then(|expected| expected.unsettled.as_ref()) {
+                say(Kind::Configuration, standing.since, standing.text());
+            }
+            if let (Some(wanted), Some(runs)) =
+                (expected.and_then(|expected| expected.firmware.as_ref()), &device.firmware_version)
+                && wanted != runs
+            {
+                say(Kind::Firmware, now, format!("should run firmware {wanted}, runs {runs}"));
+            }
+            if let Some(text) = self.overdue.get(&device.id) {
+                say(Kind::Identity, now, text.clone());
+            }
+        }
+        found
+    }
 }
 
 /// Only who may talk can be asked to be something; the gateway is not its own child.
 pub fn takes_part(device: &Device) -> bool {
     device.lifecycle.may_talk() && device.protocol != Protocol::Gateway
-}
-
-fn find(
-    devices: &[Device],
-    unsettled: Vec<(DeviceId, Standing)>,
-    firmware: &BTreeMap<DeviceId, String>,
-    overdue: &BTreeMap<DeviceId, String>,
-    now: Millis,
-) -> Vec<(DeviceId, Drift)> {
-    let unsettled: BTreeMap<DeviceId, Standing> = unsettled.into_iter().collect();
-    let mut found = Vec::new();
-    for device in devices {
-        let mut say = |kind, since, text| found.push((device.id.clone(), Drift { kind, since, text, alarmed: false }));
-        if let Some(standing) = unsettled.get(&device.id) {
-            say(Kind::Configuration, standing.since, standing.text());
-        }
-        if let (Some(wanted), Some(runs)) = (firmware.get(&device.id), &device.firmware_version)
-            && wanted != runs
-        {
-            say(Kind::Firmware, now, format!("should run firmware {wanted}, runs {runs}"));
-        }
-        if let Some(text) = overdue.get(&device.id) {
-            say(Kind::Identity, now, text.clone());
-        }
-    }
-    found
 }

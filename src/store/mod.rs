@@ -40,7 +40,7 @@ use std::{
 };
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::{
     config::log::LogConfig,
@@ -127,6 +127,7 @@ pub struct Store {
     log: log::Watch,
     health: watch::Receiver<StoreHealth>,
     written: watch::Receiver<log::Written>,
+    expects: broadcast::Sender<Option<DeviceId>>,
     options: Arc<StoreOptions>,
 }
 
@@ -158,6 +159,7 @@ impl Store {
             log: started.log,
             health: started.health,
             written: started.written,
+            expects: started.expects,
             options: Arc::new(options),
         };
         Ok((store, WriterThread(started.thread)))

@@ -14,7 +14,7 @@ use crate::model::{
     command::Door,
     ids::DeviceId,
     record::{Kind, NewRecord},
-    shadow::{self, Document, Limits, Outcome, Patch, Rejection, Request, Slot, State, TOMBSTONE_SECONDS},
+    shadow::{self, Document, Limits, Node, Outcome, Patch, Rejection, Request, Slot, State, TOMBSTONE_SECONDS},
     time::Millis,
 };
 
@@ -139,6 +139,9 @@ impl Writer {
             }
         };
         self.shadows.put(key, Entry { row, slot: Slot::Live(outcome.current.clone()) }, document.len());
+        if name.is_empty() && outcome.previous.as_deref().and_then(firmware) != firmware(&outcome.current) {
+            self.expects(device);
+        }
         self.remember(device, name, &how.door, at, outcome.current.version, history::What::Changes(&outcome))?;
         if name.is_empty() && outcome.reported_changed() {
             self.append(state_record(device, &outcome))?;
@@ -166,8 +169,19 @@ impl Writer {
         update.execute(params![row, version as i64, how.at.0])?;
         drop(update);
         self.shadows.put(key, Entry { row, slot: Slot::Tombstone { version, at: how.at } }, 0);
+        if name.is_empty() && firmware(&document).is_some() {
+            self.expects(device);
+        }
         self.remember(device, name, &how.door, how.at.0, document.version, history::What::Deleted)?;
         Ok(Deleted::Version(document.version))
+    }
+}
+
+/// The firmware that is desired.
+fn firmware(document: &Document) -> Option<&Json> {
+    match document.desired.get("firmwareVersion")? {
+        Node::Leaf { value, .. } => Some(value),
+        Node::Object(_) => None,
     }
 }
 
