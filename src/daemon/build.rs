@@ -306,6 +306,7 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         supervisor,
         logs,
     };
+    stages.work.spawn("heartbeat", rooms.clone().beat(stages.work.stopping()));
     Ok(Built {
         rooms,
         stages,

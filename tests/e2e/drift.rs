@@ -37,12 +37,31 @@ fn another_firmware_than_the_desired_one_is_counted_and_alarmed_until_the_device
     let counts = &gateway.get("/v1/status")["compliance"];
     let wanted = json!({"devices": 1, "compliant": 0, "configuration": 0, "firmware": 1, "identity": 0, "alarmed": 1});
     assert_eq!(*counts, wanted);
+    // The cloud is told the same, on the gateway's own topic.
+    let beat = ground.cloud.expect("devices/gw/heartbeat", |beat| beat["compliance"] == wanted);
+    assert_eq!(beat["firmwareVersion"], env!("CARGO_PKG_VERSION"), "{beat}");
+    let drifted_at = beat["ts"].as_i64().expect("a time");
+    assert!(beat["uptime"].is_u64() && beat["freeMemory"].is_u64() && beat["seq"].is_u64(), "{beat}");
     let screen = String::from_utf8(gateway.cli(&["status"]).stdout).expect("text");
     assert!(screen.contains("0 of 1 as they should be; drifted: 1 in firmware, 1 alarmed"), "{screen}");
 
     child.says("heartbeat", r#"{"firmwareVersion": "1.1.0"}"#);
     alarm(&gateway, "firmware-drift", false);
     assert_eq!(gateway.get("/v1/status")["compliance"]["compliant"], 1);
+    ground.cloud.expect("devices/gw/heartbeat", |beat| {
+        beat["ts"].as_i64() > Some(drifted_at) && beat["compliance"]["compliant"] == 1
+    });
+}
+
+#[test]
+fn the_gateway_tells_how_it_is_where_nothing_changes_too() {
+    let ground = Ground::new();
+    let gateway = ground.gateway("heartbeat = \"1s\"\n").devices("room.toml", ROOM).start();
+    let counts = json!({"devices": 1, "compliant": 1, "configuration": 0, "firmware": 0, "identity": 0, "alarmed": 0});
+    gateway.eventually("three heartbeats that say the same", |_| {
+        let beats = ground.cloud.on("devices/gw/heartbeat");
+        (beats.iter().filter(|beat| beat["compliance"] == counts).count() >= 3).then_some(())
+    });
 }
 
 #[test]
