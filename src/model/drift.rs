@@ -14,7 +14,7 @@ pub enum Kind {
     Configuration,
     /// It says that it runs another firmware than is desired, or than was installed last.
     Firmware,
-    /// What it proves itself with was to be renewed and was not.
+    /// It is not the unit it should be, or what it proves itself with was to be renewed and was not.
     Identity,
 }
 
@@ -33,12 +33,12 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
     }
 
-    /// The type of the alarm it becomes. What runs out has one of its own, graver as the end comes nearer.
-    pub fn alarm(self) -> Option<&'static str> {
+    /// The type of the alarm it becomes.
+    pub fn alarm(self) -> &'static str {
         match self {
-            Kind::Configuration => Some(super::alarm::CONFIG_DRIFT),
-            Kind::Firmware => Some(super::alarm::FIRMWARE_DRIFT),
-            Kind::Identity => None,
+            Kind::Configuration => super::alarm::CONFIG_DRIFT,
+            Kind::Firmware => super::alarm::FIRMWARE_DRIFT,
+            Kind::Identity => super::alarm::IDENTITY_DRIFT,
         }
     }
 }
@@ -81,15 +81,11 @@ impl Plan {
     }
 }
 
-/// Holds what is found against what is `known`. Drift that was known keeps the time at which it began; `calm` devices
-/// (in maintenance) raise no alarm.
-pub fn plan(
-    known: &Drifts,
-    found: Vec<(DeviceId, Drift)>,
-    calm: &BTreeSet<DeviceId>,
-    patience: i64,
-    now: Millis,
-) -> Plan {
+/// Drift that raises no alarm: that of a device in maintenance, and what has an alarm of its own.
+pub type Calm = BTreeSet<(DeviceId, Kind)>;
+
+/// Holds what is found against what is `known`. Drift that was known keeps the time at which it began.
+pub fn plan(known: &Drifts, found: Vec<(DeviceId, Drift)>, calm: &Calm, patience: i64, now: Millis) -> Plan {
     let mut plan = Plan::default();
     let mut still = BTreeSet::new();
     for (device, mut drift) in found {
@@ -99,7 +95,7 @@ pub fn plan(
             (drift.since, drift.alarmed) = (before.since, before.alarmed);
         }
         let late = now.since(drift.since) >= patience;
-        if drift.kind.alarm().is_some() && late && !drift.alarmed && !calm.contains(&device) {
+        if late && !drift.alarmed && !calm.contains(&key) {
             drift.alarmed = true;
             plan.raise.push(key.clone());
         }
@@ -113,10 +109,8 @@ pub fn plan(
 }
 
 /// When the next alarm is to be raised, if nothing changes until then.
-pub fn next_alarm(known: &Drifts, calm: &BTreeSet<DeviceId>, patience: i64) -> Option<Millis> {
-    let waiting = known
-        .iter()
-        .filter(|((device, kind), drift)| kind.alarm().is_some() && !drift.alarmed && !calm.contains(device));
+pub fn next_alarm(known: &Drifts, calm: &Calm, patience: i64) -> Option<Millis> {
+    let waiting = known.iter().filter(|(key, drift)| !drift.alarmed && !calm.contains(key));
     waiting.map(|(_, drift)| drift.since.plus(patience)).min()
 }
 
@@ -189,7 +183,7 @@ mod tests {
     fn a_device_in_maintenance_drifts_and_raises_its_alarm_when_it_is_back_at_work() {
         let begun = plan(&Drifts::new(), vec![found("a", Kind::Configuration, 0)], &BTreeSet::new(), DAY, Millis(0));
         let known = begun.applied(&Drifts::new());
-        let calm = BTreeSet::from([id("a")]);
+        let calm = Calm::from([(id("a"), Kind::Configuration)]);
         let later = |calm| plan(&known, vec![found("a", Kind::Configuration, 2 * DAY)], calm, DAY, Millis(2 * DAY));
         assert!(later(&calm).is_empty());
         assert_eq!(later(&BTreeSet::new()).raise.len(), 1);
@@ -198,7 +192,8 @@ mod tests {
     #[test]
     fn a_device_that_drifts_twice_is_one_device_that_does_not_comply() {
         let all = vec![found("a", Kind::Firmware, 0), found("a", Kind::Identity, 0), found("b", Kind::Firmware, 0)];
-        let known = plan(&Drifts::new(), all, &BTreeSet::new(), 0, Millis(1)).applied(&Drifts::new());
+        let known =
+            plan(&Drifts::new(), all, &Calm::from([(id("a"), Kind::Identity)]), 0, Millis(1)).applied(&Drifts::new());
         let counts = Compliance::count(5, &known);
         assert_eq!((counts.compliant, counts.firmware, counts.identity, counts.configuration), (3, 2, 1, 0));
         assert_eq!(counts.alarmed, 2, "what runs out has an alarm of its own");

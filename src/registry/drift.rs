@@ -19,10 +19,11 @@ use super::Registry;
 use crate::{
     bus::Events,
     clock,
+    config::{Config, device::Common},
     identity::Identity,
     model::{
         device::{Device, Lifecycle, Protocol},
-        drift::{self, Compliance, Drift, Drifts, Kind},
+        drift::{self, Calm, Compliance, Drift, Drifts, Kind},
         event::Event,
         ids::DeviceId,
         time::Millis,
@@ -37,6 +38,8 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What the look is wired to.
 pub struct DriftPorts {
     pub registry: Registry,
+    /// Which serial numbers should be there.
+    pub config: watch::Receiver<Arc<Config>>,
     pub identity: Identity,
     pub store: Store,
     pub events: Events,
@@ -95,6 +98,8 @@ struct Look {
     devices: Vec<Device>,
     expected: BTreeMap<DeviceId, Expected>,
     overdue: BTreeMap<DeviceId, String>,
+    /// The units that should be there.
+    serial_numbers: BTreeMap<DeviceId, String>,
     /// Of whom `expected` is to be read again; `None` is all.
     unread: Option<BTreeSet<DeviceId>>,
     /// Something was read and not judged yet.
@@ -104,21 +109,21 @@ struct Look {
 }
 
 impl Look {
-    fn new(ports: DriftPorts, patience: i64, out: watch::Sender<Arc<Drifts>>) -> Look {
+    fn new(mut ports: DriftPorts, patience: i64, out: watch::Sender<Arc<Drifts>>) -> Look {
         let (mut registry, expectations) = (ports.registry.moved(), ports.store.expectations());
         registry.mark_changed();
-        let (devices, expected, overdue) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        let unread = None;
+        ports.config.mark_changed();
         Look {
             ports,
             patience,
             out,
             registry,
             expectations,
-            devices,
-            expected,
-            overdue,
-            unread,
+            devices: Vec::new(),
+            expected: BTreeMap::new(),
+            overdue: BTreeMap::new(),
+            serial_numbers: BTreeMap::new(),
+            unread: None,
             fresh: true,
             due: None,
         }
@@ -139,6 +144,12 @@ impl Look {
             self.registry.mark_unchanged();
             self.devices = self.ports.registry.list().await;
             self.devices.retain(takes_part);
+            self.fresh = true;
+        }
+        if self.ports.config.has_changed().unwrap_or(false) {
+            let config = self.ports.config.borrow_and_update().clone();
+            let named = |device: &Common| device.serial_number.clone().map(|serial| (device.id.clone(), serial));
+            self.serial_numbers = config.devices().into_iter().filter_map(named).collect();
             self.fresh = true;
         }
         loop {
@@ -165,10 +176,8 @@ impl Look {
     }
 
     async fn judge(&mut self, now: Millis) -> Result<(), StoreError> {
-        let calm = self.devices.iter().filter(|device| device.lifecycle == Lifecycle::Maintenance);
-        let calm: BTreeSet<DeviceId> = calm.map(|device| device.id.clone()).collect();
-        let known = self.out.borrow().clone();
-        let plan = drift::plan(&known, self.find(now), &calm, self.patience, now);
+        let (known, (found, calm)) = (self.out.borrow().clone(), self.find(now));
+        let plan = drift::plan(&known, found, &calm, self.patience, now);
         let alarms = match plan.is_empty() {
             true => Vec::new(),
             false => self.ports.store.keep_drifts(plan.clone(), now).await?,
@@ -188,26 +197,38 @@ impl Look {
         Ok(())
     }
 
-    fn find(&self, now: Millis) -> Vec<(DeviceId, Drift)> {
-        let mut found = Vec::new();
+    /// What drifts, and what of it raises no alarm.
+    fn find(&self, now: Millis) -> (Vec<(DeviceId, Drift)>, Calm) {
+        let (mut found, mut calm, nothing) = (Vec::new(), Calm::new(), Expected::default());
         for device in &self.devices {
             let mut say =
                 |kind, since, text| found.push((device.id.clone(), Drift { kind, since, text, alarmed: false }));
-            let expected = self.expected.get(&device.id);
-            if let Some(standing) = expected.and_then(|expected| expected.unsettled.as_ref()) {
+            if device.lifecycle == Lifecycle::Maintenance {
+                calm.extend(Kind::ALL.map(|kind| (device.id.clone(), kind)));
+            }
+            let expected = self.expected.get(&device.id).unwrap_or(&nothing);
+            if let Some(standing) = &expected.unsettled {
                 say(Kind::Configuration, standing.since, standing.text());
             }
-            if let (Some(wanted), Some(runs)) =
-                (expected.and_then(|expected| expected.firmware.as_ref()), &device.firmware_version)
+            if let (Some(wanted), Some(runs)) = (&expected.firmware, &device.firmware_version)
                 && wanted != runs
             {
                 say(Kind::Firmware, now, format!("should run firmware {wanted}, runs {runs}"));
             }
-            if let Some(text) = self.overdue.get(&device.id) {
-                say(Kind::Identity, now, text.clone());
+            let unit = self.serial_numbers.get(&device.id).zip(expected.serial_number.as_ref());
+            match (unit.filter(|(registered, says)| registered != says), self.overdue.get(&device.id)) {
+                (Some((registered, says)), _) => {
+                    say(Kind::Identity, now, format!("should be serial number {registered}, is {says}: another unit"));
+                }
+                // What runs out has an alarm of its own, graver as the end comes nearer.
+                (None, Some(text)) => {
+                    say(Kind::Identity, now, text.clone());
+                    calm.insert((device.id.clone(), Kind::Identity));
+                }
+                (None, None) => {}
             }
         }
-        found
+        (found, calm)
     }
 }
 

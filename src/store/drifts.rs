@@ -24,13 +24,15 @@ pub const MIGRATIONS: &[&str] = &["CREATE TABLE drifts (
     PRIMARY KEY (device, kind)
 ) WITHOUT ROWID"];
 
-/// What is expected of a device and can be missed.
+/// What is expected of a device and can be missed, and what it says of itself.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Expected {
     /// The firmware it should run: what is desired, else what its last update brought. None in the middle of an update.
     pub firmware: Option<String>,
     /// How it stands to its configuration, where it has not what it should have.
     pub unsettled: Option<Standing>,
+    /// The serial number it reports.
+    pub serial_number: Option<String>,
 }
 
 fn id(device: &str) -> Result<DeviceId, StoreError> {
@@ -119,6 +121,15 @@ fn expected(
             Ok(())
         })?;
     }
+    let serial = format!(
+        "SELECT device, CAST(json_extract(CAST(document AS TEXT), '$.r.serialNumber') AS TEXT) FROM shadows
+         WHERE name = '' AND deleted IS NULL AND instr(document, CAST('\"serialNumber\"' AS BLOB)) > 0
+           AND json_type(CAST(document AS TEXT), '$.r.serialNumber') IN ('text', 'integer') {which}"
+    );
+    read(serial, &mut |expected, serial| {
+        expected.serial_number = Some(serial);
+        Ok(())
+    })?;
     read(format!("SELECT device, standing FROM config_standing WHERE settled = 0 {which}"), &mut |expected, text| {
         expected.unsettled = Some(configs::read(&text)?);
         Ok(())
@@ -138,17 +149,15 @@ impl Writer {
             let row = params![device.as_str(), drift.kind.word(), drift.since.0, drift.text, drift.alarmed];
             self.connection.prepare_cached(sql)?.execute(row)?;
             let raised = plan.raise.iter().any(|(d, kind)| d == device && *kind == drift.kind);
-            if let Some(alarm) = drift.kind.alarm().filter(|_| raised) {
+            if raised {
                 let step = AlarmStep::Raise { severity: Severity::Minor, text: drift.text.clone() };
-                alarms.extend(self.step_alarm(device.clone(), alarm.to_owned(), step, at)?);
+                alarms.extend(self.step_alarm(device.clone(), drift.kind.alarm().to_owned(), step, at)?);
             }
         }
         for (device, kind) in &plan.end {
             let sql = "DELETE FROM drifts WHERE device = ?1 AND kind = ?2";
             self.connection.prepare_cached(sql)?.execute(params![device.as_str(), kind.word()])?;
-            if let Some(alarm) = kind.alarm() {
-                alarms.extend(self.step_alarm(device.clone(), alarm.to_owned(), AlarmStep::Clear, at)?);
-            }
+            alarms.extend(self.step_alarm(device.clone(), kind.alarm().to_owned(), AlarmStep::Clear, at)?);
         }
         Ok(alarms)
     }
@@ -200,6 +209,19 @@ mod tests {
             desire(json!({"setpoint": n})).await;
         }
         assert_eq!(told(&mut ears), [], "the rest of a shadow tells nobody");
+        for serial in [json!("A-7"), json!("A-7"), json!(4711)] {
+            let reported = Request::reported(map(json!({"serialNumber": serial})));
+            store.shadow_update(&b, "", reported, how()).await.expect("stored").expect("taken");
+        }
+        assert_eq!(told(&mut ears), [Some(b.clone()), Some(b.clone())], "twice it says another one");
+        let said = store.expected(None).await.expect("read").remove(&b).expect("b").serial_number;
+        assert_eq!(said.as_deref(), Some("4711"));
+        store
+            .shadow_update(&b, "", Request::reported(map(json!({"serialNumber": null}))), how())
+            .await
+            .expect("stored")
+            .expect("taken");
+        assert_eq!(told(&mut ears), [Some(b.clone())]);
         desire(json!({"firmwareVersion": "2.0.0"})).await;
         desire(json!({"firmwareVersion": "2.0.0", "setpoint": 5})).await;
         assert_eq!(told(&mut ears), [Some(a.clone())], "once");
@@ -220,7 +242,7 @@ mod tests {
         assert!(store.change_update(update, Stage::Waiting, None).await.expect("stored"));
         assert_eq!(told(&mut ears), [Some(b.clone())]);
         let of = |device: &DeviceId| Some(BTreeSet::from([device.clone()]));
-        let firmware = |version: &str| Expected { firmware: Some(version.into()), unsettled: None };
+        let firmware = |version: &str| Expected { firmware: Some(version.into()), ..Expected::default() };
         let brought = BTreeMap::from([(b.clone(), firmware("3.0.0"))]);
         assert_eq!(store.expected(of(&b)).await.expect("read"), brought);
         assert_eq!(store.expected(None).await.expect("read"), brought);

@@ -93,3 +93,23 @@ fn a_configuration_that_is_not_acknowledged_is_pushed_again_and_alarmed_through_
     let shown = gateway.get("/v1/devices/room");
     assert_eq!((&shown["drift"], &shown["config"]["appliedHash"]), (&json!([]), &pushed["desiredHash"]));
 }
+
+#[test]
+fn another_unit_than_the_registered_one_is_told_and_alarmed_until_it_is_registered() {
+    let ground = Ground::new();
+    let registered = |serial: &str| format!("{ROOM}serial_number = \"{serial}\"\n");
+    let gateway = ground.gateway("[shadows]\ndrift_alarm = \"1s\"\n").devices("room.toml", &registered("A-1")).start();
+    let child = ground.child(&gateway, "room");
+    child.says("state", r#"{"reported": {"serialNumber": "A-1"}}"#);
+    ground.cloud.expect("devices/gw/heartbeat", |beat| beat["compliance"]["compliant"] == 1);
+    child.says("state", r#"{"reported": {"serialNumber": "B-2"}}"#);
+    assert_eq!(drifted(&gateway, "identity")["text"], "should be serial number A-1, is B-2: another unit");
+    alarm(&gateway, "identity-drift", true);
+    ground.cloud.expect("devices/gw/heartbeat", |beat| beat["compliance"]["identity"] == 1);
+
+    // Whoever changed the unit writes it down.
+    std::fs::write(gateway.config_folder().join("devices.d/room.toml"), registered("B-2")).expect("written");
+    assert!(gateway.cli(&["reload"]).status.success());
+    alarm(&gateway, "identity-drift", false);
+    assert_eq!(gateway.get("/v1/devices/room")["drift"], json!([]));
+}
