@@ -239,6 +239,10 @@ pub enum OrderKind {
     Command(Command),
     /// A job the device finds on its jobs topics.
     Execution(Given),
+    /// Such a job is withdrawn, unless the device has begun it.
+    Withdraw {
+        job_id: String,
+    },
     Update(UpdateOrder),
     /// Diagnostics request of the contract, section 3; for the gateway itself or a child.
     Diagnostics(Json),

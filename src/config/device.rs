@@ -15,6 +15,8 @@ pub struct Common {
     pub groups: Vec<String>,
     /// How often a sign of life is expected: late after 1.5 times this, offline after 3 times.
     pub expect_every: Option<Duration>,
+    /// The serial number of the unit that should be there, as it reports it.
+    pub serial_number: Option<String>,
 }
 
 impl Common {
@@ -31,6 +33,7 @@ impl Common {
             tags: section.texts("tags"),
             groups: section.texts("groups"),
             expect_every: section.duration("expect_every"),
+            serial_number: section.text("serial_number"),
         };
         id.map(|_| common)
     }

@@ -149,6 +149,8 @@ pub struct UplinkConfig {
     /// How long a reading may wait for company before it is sent. What is urgent, states and backlogs never wait.
     pub batch_wait: Duration,
     pub budget: BudgetConfig,
+    /// How often the gateway tells how it is where nothing changed.
+    pub heartbeat: Duration,
 }
 
 impl Default for UplinkConfig {
@@ -176,6 +178,7 @@ impl Default for UplinkConfig {
             zstd: false,
             batch_wait: Duration::ZERO,
             budget: BudgetConfig::default(),
+            heartbeat: Duration::from_secs(900),
         }
     }
 }
@@ -225,6 +228,7 @@ impl UplinkConfig {
                     )
                     .unwrap_or(TimeZone::UTC),
             },
+            heartbeat: span(section, "heartbeat", default.heartbeat, 1, 7 * 86_400),
         };
         config.root = config.root.trim_end_matches('/').to_owned();
         config.check(section);

@@ -17,6 +17,7 @@ use crate::{
         alarm::Alarm,
         command::{Door, Lock, Refusal, RefusalCode},
         device::Device,
+        drift::Compliance,
         event::Severity,
         ids::DeviceId,
         shadow::{self, Document},
@@ -96,7 +97,7 @@ impl Rooms {
         for device in all.iter().filter(|device| device.id != self.gateway) {
             devices.count(device.lifecycle, device.presence);
         }
-        let compliance = self.drift.compliance(all.iter().filter(|device| drift::takes_part(device)).count());
+        let compliance = self.compliance(&all);
         let log = self.log().await?;
         Ok(Overview {
             gateway: self.gateway.clone(),
@@ -113,6 +114,11 @@ impl Rooms {
             config,
             memory: resident(),
         })
+    }
+
+    /// How many of `all` devices are what they should be.
+    pub(super) fn compliance(&self, all: &[Device]) -> Compliance {
+        self.drift.compliance(all.iter().filter(|device| drift::takes_part(device)).count())
     }
 
     async fn lock(&self, device: DeviceId, name: String, lock: Option<Lock>, door: Door) -> Result<(), Refusal> {

@@ -143,10 +143,12 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     .await
     .context("the registry cannot be read")?;
     registry.sync(configured(config), None).await;
+    let (config_tell, running) = watch::channel(Arc::new(config.clone()));
     let drift = drift::watch(
         config.shadows.drift_alarm,
         drift::DriftPorts {
             registry: registry.clone(),
+            config: running.clone(),
             identity: identity.clone(),
             store: store.clone(),
             events: events.clone(),
@@ -291,7 +293,6 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         stages.work.spawn("identity", async move { tending.tend(events, stop).await });
     }
     let uplink = road.watch();
-    let (config, running) = watch::channel(Arc::new(config.clone()));
     let rooms = Rooms {
         gateway,
         started,
@@ -312,12 +313,13 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         supervisor,
         logs,
     };
+    stages.work.spawn("heartbeat", rooms.clone().beat(stages.work.stopping()));
     Ok(Built {
         rooms,
         stages,
         drivers,
         road,
-        config,
+        config: config_tell,
         coap: coap_config,
         rules: rules_config,
         web,

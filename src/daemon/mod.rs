@@ -9,6 +9,7 @@ mod answers;
 mod apply;
 mod build;
 mod devices;
+mod heartbeat;
 mod points;
 mod state;
 mod stop;

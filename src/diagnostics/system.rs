@@ -22,11 +22,22 @@ pub fn info(folder: &Path) -> Json {
     put("uptime", line("/proc/uptime").and_then(|l| first_number(&l)).map(Json::from));
     put("load", line("/proc/loadavg").map(|l| load(&l)));
     put("cpus", std::thread::available_parallelism().ok().map(|n| json!(n.get())));
-    put("cpuTemperature", line("/sys/class/thermal/thermal_zone0/temp").and_then(|l| celsius(&l)).map(Json::from));
+    put("cpuTemperature", temperature());
     put("memory", fs::read_to_string("/proc/meminfo").ok().map(|text| memory(&text)));
     put("disk", disk(folder));
     put("process", fs::read_to_string("/proc/self/status").ok().map(|text| process(&text)));
     Json::Object(info)
+}
+
+/// What the machine says of itself in a heartbeat, under the names a child uses.
+pub fn vital() -> Map<String, Json> {
+    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kilobytes(&text, "MemAvailable"));
+    let all = [
+        ("uptime", line("/proc/uptime").and_then(|l| first_number(&l)).map(|seconds| json!(seconds as u64))),
+        ("freeMemory", memory.map(Json::from)),
+        ("cpuTemperature", temperature()),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 /// Interfaces with their counters, addresses, the default route and the name servers.
@@ -70,6 +81,10 @@ fn os_name(text: &str) -> Option<String> {
 
 fn load(text: &str) -> Json {
     text.split_whitespace().take(3).filter_map(|n| n.parse::<f64>().ok()).collect()
+}
+
+fn temperature() -> Option<Json> {
+    line("/sys/class/thermal/thermal_zone0/temp").and_then(|l| celsius(&l)).map(Json::from)
 }
 
 fn celsius(text: &str) -> Option<f64> {

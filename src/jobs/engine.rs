@@ -41,8 +41,8 @@ type Placed = (DeviceId, String, Result<Json, Refusal>);
 pub struct Engine {
     gateway: DeviceId,
     plans: Vec<Plan>,
-    /// Written and not placed yet.
-    to_place: Vec<(Work, Target, String)>,
+    /// Written and not placed yet, with the attempts they belong to.
+    to_place: Vec<(DeviceId, String, OrderKind)>,
     out: Orders,
     questions: Questions,
     store: Store,
@@ -69,9 +69,10 @@ impl Engine {
                 Ok(definition) => {
                     let plan = Plan::new(definition, job, false);
                     // Whether these were placed before the end is not known: each room knows an order it has had.
-                    let again =
-                        plan.in_progress().map(|t| (plan.definition.work.clone(), t.clone(), plan.attempt_id(t)));
-                    to_place.extend(again);
+                    let withdrawn =
+                        matches!(plan.definition.work, Work::Document(_)) && plan.job.state.status.is_final();
+                    let again = plan.in_progress().filter(|_| !withdrawn);
+                    to_place.extend(again.map(|target| placing(&plan, target)));
                     plans.push(plan);
                 }
                 Err(error) => tracing::error!(job = job.order.job_id, %error, "a stored job is not understood"),
@@ -218,6 +219,7 @@ impl Engine {
                 let how = match execution.status {
                     Status::Succeeded => Ended::Well,
                     Status::Rejected => Ended::ForGood("the device rejected it".into()),
+                    Status::Canceled | Status::Removed => Ended::Withdrawn,
                     Status::TimedOut => Ended::Badly("the device did not finish in time".into()),
                     _ => Ended::Badly("the device failed to do it".into()),
                 };
@@ -276,8 +278,7 @@ impl Engine {
                 }
                 let in_window = plan.definition.window.as_ref().is_none_or(|window| window.contains(now, &self.zone));
                 for target in plan.advance(now, in_window, |id| reach(devices.get(id))) {
-                    let id = plan.attempt_id(&target);
-                    self.to_place.push((plan.definition.work.clone(), target, id));
+                    self.to_place.push(placing(plan, &target));
                 }
             }
         }
@@ -287,6 +288,11 @@ impl Engine {
                 changed = true;
                 good &= self.save(index, targets).await.is_ok();
             }
+            let given_up = self.plans[index].take_given_up().into_iter();
+            self.to_place.extend(given_up.map(|(device, id)| {
+                let withdraw = OrderKind::Withdraw { job_id: id.clone() };
+                (device, id, withdraw)
+            }));
         }
         if changed {
             self.show();
@@ -303,13 +309,17 @@ impl Engine {
 
     /// Hands the orders to their rooms, beside this task: a room may be waiting for this one to hear an outcome.
     fn place(&mut self) {
-        for (work, target, id) in self.to_place.drain(..) {
+        for (device, id, what) in self.to_place.drain(..) {
             let (out, tell, stop) = (self.out.clone(), self.placed.0.clone(), self.tasks.stopping());
+            let withdrawn = matches!(what, OrderKind::Withdraw { .. });
             self.tasks.spawn("job order", async move {
-                let device = target.device.clone();
-                let placing = out.place(device.clone(), Door::Cloud, order_for(work, &target, &id));
-                if let Some(result) = stop.run_until_cancelled(placing).await {
-                    let _ = tell.send((device, id, result)).await;
+                let placing = out.place(device.clone(), Door::Cloud, what);
+                match stop.run_until_cancelled(placing).await {
+                    None => {}
+                    // Its end, if it is one, is an outcome.
+                    Some(Ok(_)) if withdrawn => {}
+                    Some(Err(error)) if withdrawn => tracing::warn!(%device, job = id, %error, "not withdrawn"),
+                    Some(result) => drop(tell.send((device, id, result)).await),
                 }
             });
         }
@@ -336,6 +346,13 @@ impl Engine {
     fn show(&self) {
         self.publish.send_replace(Arc::new(self.plans.iter().map(|plan| plan.job.clone()).collect()));
     }
+}
+
+/// The order for an attempt that is in progress.
+fn placing(plan: &Plan, target: &Target) -> (DeviceId, String, OrderKind) {
+    let id = plan.attempt_id(target);
+    let order = order_for(plan.definition.work.clone(), target, &id);
+    (target.device.clone(), id, order)
 }
 
 fn is_gone(device: &Device) -> bool {

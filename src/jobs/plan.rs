@@ -35,6 +35,8 @@ pub enum Ended {
     Badly(String),
     /// No other attempt will help.
     ForGood(String),
+    /// It was withdrawn before the device began.
+    Withdrawn,
 }
 
 /// A job at work.
@@ -45,11 +47,17 @@ pub struct Plan {
     /// Targets that differ from what is on disk.
     touched: BTreeSet<usize>,
     changed: bool,
+    /// Attempts nobody waits for any more; a document lies with its device until it is withdrawn.
+    given_up: Vec<(DeviceId, String)>,
 }
 
 impl Plan {
     pub fn new(definition: Definition, job: Job, fresh: bool) -> Self {
-        Self { definition, job, touched: BTreeSet::new(), changed: fresh }
+        let mut plan = Self { definition, job, touched: BTreeSet::new(), changed: fresh, given_up: Vec::new() };
+        if plan.job.state.status.is_final() {
+            plan.give_up_all();
+        }
+        plan
     }
 
     /// The name of an attempt, by which its outcome is known again; each attempt is an order of its own.
@@ -77,6 +85,11 @@ impl Plan {
         }
         let touched = std::mem::take(&mut self.touched);
         Some(touched.into_iter().map(|index| (index, self.job.targets[index].clone())).collect())
+    }
+
+    /// Attempts to withdraw: those that were given up since this was last asked.
+    pub fn take_given_up(&mut self) -> Vec<(DeviceId, String)> {
+        std::mem::take(&mut self.given_up)
     }
 
     /// What was taken did not reach the disk.
@@ -129,6 +142,7 @@ impl Plan {
                 let reason = format!("{:.0} % of the devices failed in stage {stage}, more than allowed", rate * 100.0);
                 if self.definition.abort {
                     self.skip_queued(&reason, now);
+                    self.give_up_all();
                     self.enter(JobStatus::Failed, Some(reason), now);
                 } else {
                     self.enter(JobStatus::Paused, Some(reason), now);
@@ -173,6 +187,7 @@ impl Plan {
             (JobControl::Abort, JobStatus::Aborted) => {}
             (JobControl::Abort, status) if !status.is_final() => {
                 self.skip_queued("aborted", now);
+                self.give_up_all();
                 self.enter(JobStatus::Aborted, Some("aborted by order".into()), now);
             }
             (JobControl::Retry, _) if self.job.state.chosen => {
@@ -244,9 +259,21 @@ impl Plan {
             let target = &self.job.targets[index];
             if target.status == TargetStatus::InProgress && target.at.is_some_and(|at| at <= now) {
                 let seconds = self.definition.patience / 1000;
+                self.give_up(index);
                 self.settle(index, Ended::Badly(format!("no outcome within {seconds} s")), now);
             }
         }
+    }
+
+    fn give_up(&mut self, index: usize) {
+        let target = &self.job.targets[index];
+        if matches!(self.definition.work, Work::Document(_)) && target.status == TargetStatus::InProgress {
+            self.given_up.push((target.device.clone(), self.attempt_id(target)));
+        }
+    }
+
+    fn give_up_all(&mut self) {
+        (0..self.job.targets.len()).for_each(|index| self.give_up(index));
     }
 
     fn settle(&mut self, index: usize, how: Ended, now: Millis) {
@@ -258,6 +285,9 @@ impl Plan {
             Ended::Badly(why) if target.attempt < attempts && open => {
                 (target.status, target.error) = (TargetStatus::Queued, Some(why));
                 target.at = Some(now.plus(self.definition.retry_after(target.attempt)));
+            }
+            Ended::Withdrawn => {
+                (target.status, target.error) = (TargetStatus::Skipped, Some("withdrawn before it began".into()));
             }
             Ended::Badly(why) | Ended::ForGood(why) => {
                 (target.status, target.error) = (TargetStatus::Failed, Some(why));

@@ -127,6 +127,28 @@ fn a_failing_canary_pauses_the_rollout_and_a_person_may_go_on() {
 }
 
 #[test]
+fn a_document_that_is_given_up_is_withdrawn_under_the_name_of_its_attempt() {
+    let payload = json!({"document": {}, "timeoutMs": 60_000});
+    let retries = json!({"maxParallel": 2, "retryPolicy": {"maxAttempts": 2}});
+    let job = json!({"jobId": "j", "type": "job-document", "payload": payload, "schedule": retries});
+    let mut plan = plan(job, 2);
+    assert_eq!(plan.advance(Millis(0), true, |_| Reach::Now).len(), 2);
+    plan.ended(&id(1), "j", Ended::Well, Millis(1));
+    plan.advance(Millis(60_000), true, |_| Reach::Now);
+    assert_eq!(plan.take_given_up(), [(id(0), "j".into())], "its time is over");
+    let again = plan.advance(Millis(3_600_000), true, |_| Reach::Now);
+    assert_eq!((again.len(), again[0].attempt), (1, 2));
+    assert!(!plan.ended(&id(0), "j", Ended::Withdrawn, Millis(3_600_000)), "the second attempt goes on");
+    plan.control(JobControl::Abort, Millis(3_600_001)).expect("aborted");
+    assert_eq!(plan.take_given_up(), [(id(0), "j-2".into())]);
+    let mut after = Plan::new(plan.definition.clone(), plan.job.clone(), false);
+    assert_eq!(after.take_given_up(), [(id(0), "j-2".into())], "after a restart once more");
+    assert!(plan.ended(&id(0), "j-2", Ended::Withdrawn, Millis(3_600_002)));
+    assert_eq!(plan.job.progress()["skipped"], 1);
+    assert_eq!(plan.take_given_up(), []);
+}
+
+#[test]
 fn outside_its_window_and_between_staggered_orders_a_job_waits() {
     let mut plan = plan(json!({"jobId": "j", "type": "restart", "schedule": {"staggerMs": 5000}}), 3);
     assert!(plan.advance(Millis(0), false, |_| Reach::Now).is_empty());

@@ -9,8 +9,9 @@ pub const CERTIFICATE_EXPIRY: &str = "certificate-expiry";
 /// The types of the alarms that a device has not been for long what it should be.
 pub const CONFIG_DRIFT: &str = "config-drift";
 pub const FIRMWARE_DRIFT: &str = "firmware-drift";
+pub const IDENTITY_DRIFT: &str = "identity-drift";
 /// Types of alarms that no rule raises and none clears.
-pub const OWN: [&str; 3] = [CERTIFICATE_EXPIRY, CONFIG_DRIFT, FIRMWARE_DRIFT];
+pub const OWN: [&str; 4] = [CERTIFICATE_EXPIRY, CONFIG_DRIFT, FIRMWARE_DRIFT, IDENTITY_DRIFT];
 
 /// The four states are the two flags: an alarm that was cleared before anybody saw it still wants to be seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

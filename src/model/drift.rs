@@ -14,7 +14,7 @@ pub enum Kind {
     Configuration,
     /// It says that it runs another firmware than is desired, or than was installed last.
     Firmware,
-    /// What it proves itself with was to be renewed and was not.
+    /// It is not the unit it should be, or what it proves itself with was to be renewed and was not.
     Identity,
 }
 
@@ -33,12 +33,12 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
     }
 
-    /// The type of the alarm it becomes. What runs out has one of its own, graver as the end comes nearer.
-    pub fn alarm(self) -> Option<&'static str> {
+    /// The type of the alarm it becomes.
+    pub fn alarm(self) -> &'static str {
         match self {
-            Kind::Configuration => Some(super::alarm::CONFIG_DRIFT),
-            Kind::Firmware => Some(super::alarm::FIRMWARE_DRIFT),
-            Kind::Identity => None,
+            Kind::Configuration => super::alarm::CONFIG_DRIFT,
+            Kind::Firmware => super::alarm::FIRMWARE_DRIFT,
+            Kind::Identity => super::alarm::IDENTITY_DRIFT,
         }
     }
 }
@@ -71,17 +71,21 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.keep.is_empty() && self.end.is_empty()
     }
+
+    /// What is known once it is carried out.
+    pub fn applied(&self, known: &Drifts) -> Drifts {
+        let mut drifts = known.clone();
+        self.end.iter().for_each(|key| drop(drifts.remove(key)));
+        drifts.extend(self.keep.iter().map(|(device, drift)| ((device.clone(), drift.kind), drift.clone())));
+        drifts
+    }
 }
 
-/// Holds what is found against what is `known`. Drift that was known keeps the time at which it began; `calm` devices
-/// (in maintenance) raise no alarm.
-pub fn plan(
-    known: &Drifts,
-    found: Vec<(DeviceId, Drift)>,
-    calm: &BTreeSet<DeviceId>,
-    patience: i64,
-    now: Millis,
-) -> Plan {
+/// Drift that raises no alarm: that of a device in maintenance, and what has an alarm of its own.
+pub type Calm = BTreeSet<(DeviceId, Kind)>;
+
+/// Holds what is found against what is `known`. Drift that was known keeps the time at which it began.
+pub fn plan(known: &Drifts, found: Vec<(DeviceId, Drift)>, calm: &Calm, patience: i64, now: Millis) -> Plan {
     let mut plan = Plan::default();
     let mut still = BTreeSet::new();
     for (device, mut drift) in found {
@@ -91,7 +95,7 @@ pub fn plan(
             (drift.since, drift.alarmed) = (before.since, before.alarmed);
         }
         let late = now.since(drift.since) >= patience;
-        if drift.kind.alarm().is_some() && late && !drift.alarmed && !calm.contains(&device) {
+        if late && !drift.alarmed && !calm.contains(&key) {
             drift.alarmed = true;
             plan.raise.push(key.clone());
         }
@@ -102,6 +106,12 @@ pub fn plan(
     }
     plan.end = known.keys().filter(|key| !still.contains(key)).cloned().collect();
     plan
+}
+
+/// When the next alarm is to be raised, if nothing changes until then.
+pub fn next_alarm(known: &Drifts, calm: &Calm, patience: i64) -> Option<Millis> {
+    let waiting = known.iter().filter(|(key, drift)| !drift.alarmed && !calm.contains(key));
+    waiting.map(|(_, drift)| drift.since.plus(patience)).min()
 }
 
 /// How many devices are as they should be, and how many are not, by kind.
@@ -149,25 +159,20 @@ mod tests {
         (id(name), Drift { kind, since: Millis(at), text: "is not what it should be".into(), alarmed: false })
     }
 
-    /// What is known after the plan was carried out.
-    fn after(mut known: Drifts, plan: &Plan) -> Drifts {
-        plan.end.iter().for_each(|key| drop(known.remove(key)));
-        known.extend(plan.keep.iter().map(|(device, drift)| ((device.clone(), drift.kind), drift.clone())));
-        known
-    }
-
     #[test]
     fn drift_keeps_its_beginning_raises_one_alarm_and_ends() {
         let none = BTreeSet::new();
         let begun = plan(&Drifts::new(), vec![found("a", Kind::Firmware, 5)], &none, DAY, Millis(5));
         assert_eq!((begun.keep.len(), begun.raise.len()), (1, 0));
-        let known = after(Drifts::new(), &begun);
+        let known = begun.applied(&Drifts::new());
         let same = plan(&known, vec![found("a", Kind::Firmware, DAY)], &none, DAY, Millis(DAY));
         assert!(same.is_empty(), "the same again is not written: {same:?}");
+        assert_eq!(next_alarm(&known, &none, DAY), Some(Millis(DAY + 5)));
         let late = plan(&known, vec![found("a", Kind::Firmware, DAY + 5)], &none, DAY, Millis(DAY + 5));
         assert_eq!(late.raise, vec![(id("a"), Kind::Firmware)]);
-        let known = after(known, &late);
+        let known = late.applied(&known);
         assert_eq!(known[&(id("a"), Kind::Firmware)].since, Millis(5));
+        assert_eq!(next_alarm(&known, &none, DAY), None, "it is raised once");
         let again = plan(&known, vec![found("a", Kind::Firmware, 3 * DAY)], &none, DAY, Millis(3 * DAY));
         assert!(again.is_empty() && again.raise.is_empty());
         let over = plan(&known, Vec::new(), &none, DAY, Millis(4 * DAY));
@@ -177,8 +182,8 @@ mod tests {
     #[test]
     fn a_device_in_maintenance_drifts_and_raises_its_alarm_when_it_is_back_at_work() {
         let begun = plan(&Drifts::new(), vec![found("a", Kind::Configuration, 0)], &BTreeSet::new(), DAY, Millis(0));
-        let known = after(Drifts::new(), &begun);
-        let calm = BTreeSet::from([id("a")]);
+        let known = begun.applied(&Drifts::new());
+        let calm = Calm::from([(id("a"), Kind::Configuration)]);
         let later = |calm| plan(&known, vec![found("a", Kind::Configuration, 2 * DAY)], calm, DAY, Millis(2 * DAY));
         assert!(later(&calm).is_empty());
         assert_eq!(later(&BTreeSet::new()).raise.len(), 1);
@@ -187,7 +192,8 @@ mod tests {
     #[test]
     fn a_device_that_drifts_twice_is_one_device_that_does_not_comply() {
         let all = vec![found("a", Kind::Firmware, 0), found("a", Kind::Identity, 0), found("b", Kind::Firmware, 0)];
-        let known = after(Drifts::new(), &plan(&Drifts::new(), all, &BTreeSet::new(), 0, Millis(1)));
+        let known =
+            plan(&Drifts::new(), all, &Calm::from([(id("a"), Kind::Identity)]), 0, Millis(1)).applied(&Drifts::new());
         let counts = Compliance::count(5, &known);
         assert_eq!((counts.compliant, counts.firmware, counts.identity, counts.configuration), (3, 2, 1, 0));
         assert_eq!(counts.alarmed, 2, "what runs out has an alarm of its own");

@@ -139,7 +139,8 @@ fn parse_thing(rest: &str) -> Option<ChildTopic> {
         ["shadow", operation] => {
             Some(ChildTopic::Shadow(ShadowTopic { name: None, operation: ShadowOperation::parse(operation)? }))
         }
-        ["shadow", "name", name, operation] => Some(ChildTopic::Shadow(ShadowTopic {
+        // Without a name it would be taken for the classic one.
+        ["shadow", "name", name, operation] if !name.is_empty() => Some(ChildTopic::Shadow(ShadowTopic {
             name: Some(name.to_owned()),
             operation: ShadowOperation::parse(operation)?,
         })),
@@ -177,10 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn answers_belong_to_the_gateway() {
+    fn answers_and_what_nobody_asks_belong_to_the_gateway() {
         for topic in [
             "$aws/things/d1/shadow/update/accepted",
             "$aws/things/d1/shadow/name/x/get/rejected",
+            "$aws/things/d1/shadow/name//delete",
             "$aws/things/d1/jobs/notify-next",
             "devices/d1/delta",
             "devices/d1/commands/reboot",

@@ -341,8 +341,14 @@ pub struct Change {
     pub shadow: Option<String>,
     /// `desired`, `reported`, `command`, `config`, `update`, …
     pub section: String,
-    /// What was changed, as the part of the document that was sent.
+    /// What was changed, by the path below the section; null where it was removed.
     pub change: Json,
+    /// What stood there before, under the same names; without those that were not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Json>,
+    /// What it means, for people, where that is not plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     #[serde(default)]
     pub version: Option<u64>,
     /// What became of it, where it was refused or failed.

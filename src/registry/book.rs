@@ -41,7 +41,7 @@ pub struct Book {
     settings: Settings,
     entries: BTreeMap<DeviceId, Entry>,
     tell: Vec<Event>,
-    /// The set of devices, or a lifecycle, changed since this was last looked at.
+    /// The set of devices, a lifecycle or a firmware changed since this was last looked at.
     pub reshaped: bool,
 }
 
@@ -143,7 +143,8 @@ impl Book {
     /// The version comes on another channel than the connection, and may come first: it registers as being heard does.
     pub fn firmware(&mut self, id: &DeviceId, version: &str, at: Millis, now: Now) {
         let admit = self.settings.admit;
-        self.entry(id, Protocol::Mqtt, "", admit, now);
+        let known = self.entry(id, Protocol::Mqtt, "", admit, now).device.firmware_version.as_deref() == Some(version);
+        self.reshaped |= !known;
         self.with(id, now, |entry| {
             let before = entry.device.firmware_version.replace(version.to_owned());
             if before.as_deref() != Some(version) {

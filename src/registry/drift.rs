@@ -1,4 +1,4 @@
-//! Which devices are not what they should be: looks every few seconds, writes down what changed, raises alarms. The laws
+//! Which devices are not what they should be: judges anew where something changed, writes it down, raises alarms. The laws
 //! are in `model::drift`; pushing a configuration again is the keeper's.
 
 use std::{
@@ -8,7 +8,10 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{
+        broadcast::{self, error::TryRecvError},
+        watch,
+    },
     time::{MissedTickBehavior, interval},
 };
 
@@ -16,25 +19,27 @@ use super::Registry;
 use crate::{
     bus::Events,
     clock,
+    config::{Config, device::Common},
     identity::Identity,
     model::{
-        configuration::Standing,
         device::{Device, Lifecycle, Protocol},
-        drift::{self, Compliance, Drift, Drifts, Kind},
+        drift::{self, Calm, Compliance, Drift, Drifts, Kind},
         event::Event,
         ids::DeviceId,
         time::Millis,
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, drifts::Expected},
     tasks::Tasks,
 };
 
-/// How often it is looked.
+/// How often it is looked whether something changed.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What the look is wired to.
 pub struct DriftPorts {
     pub registry: Registry,
+    /// Which serial numbers should be there.
+    pub config: watch::Receiver<Arc<Config>>,
     pub identity: Identity,
     pub store: Store,
     pub events: Events,
@@ -55,12 +60,18 @@ impl Watch {
     pub fn compliance(&self, devices: usize) -> Compliance {
         Compliance::count(devices, &self.0.borrow())
     }
+
+    /// Moves when any drift begins, changes, raises its alarm or ends.
+    pub fn moved(&self) -> watch::Receiver<Arc<Drifts>> {
+        self.0.clone()
+    }
 }
 
 /// Starts to look; drift that has lasted for `alarm` raises one.
 pub async fn watch(alarm: Duration, ports: DriftPorts, tasks: &Tasks) -> Result<Watch, StoreError> {
     let (out, seen) = watch::channel(Arc::new(ports.store.drifts().await?));
-    let (patience, stop) = (i64::try_from(alarm.as_millis()).unwrap_or(i64::MAX), tasks.stopping());
+    let patience = i64::try_from(alarm.as_millis()).unwrap_or(i64::MAX);
+    let (mut look, stop) = (Look::new(ports, patience, out), tasks.stopping());
     tasks.spawn("drift", async move {
         let mut beat = interval(LOOK);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -69,7 +80,7 @@ pub async fn watch(alarm: Duration, ports: DriftPorts, tasks: &Tasks) -> Result<
                 () = stop.cancelled() => return,
                 _ = beat.tick() => {}
             }
-            if let Err(error) = look(&ports, patience, &out).await {
+            if let Err(error) = look.look(clock::now()).await {
                 tracing::warn!(%error, "drift of devices could not be looked at; tried again");
             }
         }
@@ -77,60 +88,151 @@ pub async fn watch(alarm: Duration, ports: DriftPorts, tasks: &Tasks) -> Result<
     Ok(Watch(seen))
 }
 
-async fn look(ports: &DriftPorts, patience: i64, out: &watch::Sender<Arc<Drifts>>) -> Result<(), StoreError> {
-    let now = clock::now();
-    let mut devices = ports.registry.list().await;
-    devices.retain(takes_part);
-    let unsettled = ports.store.unsettled().await?;
-    let firmware = ports.store.wanted_firmware().await?;
-    let found = find(&devices, unsettled, &firmware, &ports.identity.overdue(now), now);
-    let calm: BTreeSet<DeviceId> =
-        devices.iter().filter(|d| d.lifecycle == Lifecycle::Maintenance).map(|d| d.id.clone()).collect();
-    let known = out.borrow().clone();
-    let plan = drift::plan(&known, found, &calm, patience, now);
-    if plan.is_empty() {
-        return Ok(());
+/// What was seen last. Only what changed is read again, and where nothing did, nothing is judged.
+struct Look {
+    ports: DriftPorts,
+    patience: i64,
+    out: watch::Sender<Arc<Drifts>>,
+    registry: watch::Receiver<u64>,
+    expectations: broadcast::Receiver<Option<DeviceId>>,
+    devices: Vec<Device>,
+    expected: BTreeMap<DeviceId, Expected>,
+    overdue: BTreeMap<DeviceId, String>,
+    /// The units that should be there.
+    serial_numbers: BTreeMap<DeviceId, String>,
+    /// Of whom `expected` is to be read again; `None` is all.
+    unread: Option<BTreeSet<DeviceId>>,
+    /// Something was read and not judged yet.
+    fresh: bool,
+    /// When the next alarm is due.
+    due: Option<Millis>,
+}
+
+impl Look {
+    fn new(mut ports: DriftPorts, patience: i64, out: watch::Sender<Arc<Drifts>>) -> Look {
+        let (mut registry, expectations) = (ports.registry.moved(), ports.store.expectations());
+        registry.mark_changed();
+        ports.config.mark_changed();
+        Look {
+            ports,
+            patience,
+            out,
+            registry,
+            expectations,
+            devices: Vec::new(),
+            expected: BTreeMap::new(),
+            overdue: BTreeMap::new(),
+            serial_numbers: BTreeMap::new(),
+            unread: None,
+            fresh: true,
+            due: None,
+        }
     }
-    let alarms = ports.store.keep_drifts(plan.clone(), now).await?;
-    let mut drifts = (*known).clone();
-    plan.end.iter().for_each(|key| drop(drifts.remove(key)));
-    drifts.extend(plan.keep.into_iter().map(|(device, drift)| ((device, drift.kind), drift)));
-    out.send_replace(Arc::new(drifts));
-    for alarm in alarms {
-        let text = if alarm.active { alarm.text } else { format!("{}: cleared", alarm.kind) };
-        tracing::info!(device = %alarm.device, kind = alarm.kind, active = alarm.active, text, "alarm");
-        ports.events.tell(Event::Alarm { device: alarm.device, severity: alarm.severity, text, at: now });
+
+    async fn look(&mut self, now: Millis) -> Result<(), StoreError> {
+        self.refresh(now).await?;
+        if self.fresh || self.due.is_some_and(|due| due <= now) {
+            self.judge(now).await?;
+            self.fresh = false;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Reads again what has changed.
+    async fn refresh(&mut self, now: Millis) -> Result<(), StoreError> {
+        if self.registry.has_changed().unwrap_or(false) {
+            self.registry.mark_unchanged();
+            self.devices = self.ports.registry.list().await;
+            self.devices.retain(takes_part);
+            self.fresh = true;
+        }
+        if self.ports.config.has_changed().unwrap_or(false) {
+            let config = self.ports.config.borrow_and_update().clone();
+            let named = |device: &Common| device.serial_number.clone().map(|serial| (device.id.clone(), serial));
+            self.serial_numbers = config.devices().into_iter().filter_map(named).collect();
+            self.fresh = true;
+        }
+        loop {
+            match (self.expectations.try_recv(), &mut self.unread) {
+                (Ok(Some(device)), Some(unread)) => drop(unread.insert(device)),
+                (Ok(Some(_)), None) => {}
+                (Ok(None) | Err(TryRecvError::Lagged(_)), unread) => *unread = None,
+                (Err(TryRecvError::Empty | TryRecvError::Closed), _) => break,
+            }
+        }
+        if self.unread.as_ref().is_none_or(|unread| !unread.is_empty()) {
+            let read = self.ports.store.expected(self.unread.clone()).await?;
+            match self.unread.replace(BTreeSet::new()) {
+                Some(unread) => self.expected.retain(|device, _| !unread.contains(device)),
+                None => self.expected.clear(),
+            }
+            self.expected.extend(read);
+            self.fresh = true;
+        }
+        let overdue = self.ports.identity.overdue(now);
+        self.fresh |= overdue != self.overdue;
+        self.overdue = overdue;
+        Ok(())
+    }
+
+    async fn judge(&mut self, now: Millis) -> Result<(), StoreError> {
+        let (known, (found, calm)) = (self.out.borrow().clone(), self.find(now));
+        let plan = drift::plan(&known, found, &calm, self.patience, now);
+        let alarms = match plan.is_empty() {
+            true => Vec::new(),
+            false => self.ports.store.keep_drifts(plan.clone(), now).await?,
+        };
+        let drifts = if plan.is_empty() { known } else { Arc::new(plan.applied(&known)) };
+        self.due = drift::next_alarm(&drifts, &calm, self.patience);
+        self.out.send_if_modified(|before| {
+            let moved = !Arc::ptr_eq(before, &drifts);
+            *before = drifts;
+            moved
+        });
+        for alarm in alarms {
+            let text = if alarm.active { alarm.text } else { format!("{}: cleared", alarm.kind) };
+            tracing::info!(device = %alarm.device, kind = alarm.kind, active = alarm.active, text, "alarm");
+            self.ports.events.tell(Event::Alarm { device: alarm.device, severity: alarm.severity, text, at: now });
+        }
+        Ok(())
+    }
+
+    /// What drifts, and what of it raises no alarm.
+    fn find(&self, now: Millis) -> (Vec<(DeviceId, Drift)>, Calm) {
+        let (mut found, mut calm, nothing) = (Vec::new(), Calm::new(), Expected::default());
+        for device in &self.devices {
+            let mut say =
+                |kind, since, text| found.push((device.id.clone(), Drift { kind, since, text, alarmed: false }));
+            if device.lifecycle == Lifecycle::Maintenance {
+                calm.extend(Kind::ALL.map(|kind| (device.id.clone(), kind)));
+            }
+            let expected = self.expected.get(&device.id).unwrap_or(&nothing);
+            if let Some(standing) = &expected.unsettled {
+                say(Kind::Configuration, standing.since, standing.text());
+            }
+            if let (Some(wanted), Some(runs)) = (&expected.firmware, &device.firmware_version)
+                && wanted != runs
+            {
+                say(Kind::Firmware, now, format!("should run firmware {wanted}, runs {runs}"));
+            }
+            let unit = self.serial_numbers.get(&device.id).zip(expected.serial_number.as_ref());
+            match (unit.filter(|(registered, says)| registered != says), self.overdue.get(&device.id)) {
+                (Some((registered, says)), _) => {
+                    say(Kind::Identity, now, format!("should be serial number {registered}, is {says}: another unit"));
+                }
+                // What runs out has an alarm of its own, graver as the end comes nearer.
+                (None, Some(text)) => {
+                    say(Kind::Identity, now, text.clone());
+                    calm.insert((device.id.clone(), Kind::Identity));
+                }
+                (None, None) => {}
+            }
+        }
+        (found, calm)
+    }
 }
 
 /// Only who may talk can be asked to be something; the gateway is not its own child.
 pub fn takes_part(device: &Device) -> bool {
     device.lifecycle.may_talk() && device.protocol != Protocol::Gateway
-}
-
-fn find(
-    devices: &[Device],
-    unsettled: Vec<(DeviceId, Standing)>,
-    firmware: &BTreeMap<DeviceId, String>,
-    overdue: &BTreeMap<DeviceId, String>,
-    now: Millis,
-) -> Vec<(DeviceId, Drift)> {
-    let unsettled: BTreeMap<DeviceId, Standing> = unsettled.into_iter().collect();
-    let mut found = Vec::new();
-    for device in devices {
-        let mut say = |kind, since, text| found.push((device.id.clone(), Drift { kind, since, text, alarmed: false }));
-        if let Some(standing) = unsettled.get(&device.id) {
-            say(Kind::Configuration, standing.since, standing.text());
-        }
-        if let (Some(wanted), Some(runs)) = (firmware.get(&device.id), &device.firmware_version)
-            && wanted != runs
-        {
-            say(Kind::Firmware, now, format!("should run firmware {wanted}, runs {runs}"));
-        }
-        if let Some(text) = overdue.get(&device.id) {
-            say(Kind::Identity, now, text.clone());
-        }
-    }
-    found
 }

@@ -54,6 +54,7 @@ pub struct Registry {
     requests: mpsc::Sender<Request>,
     ids: watch::Receiver<Vec<DeviceId>>,
     barred: watch::Receiver<Arc<HashSet<DeviceId>>>,
+    moved: watch::Receiver<u64>,
 }
 
 enum Request {
@@ -72,7 +73,8 @@ pub async fn start(settings: Settings, ports: Ports, tasks: &Tasks) -> Result<Re
     let (requests, inbox) = mpsc::channel(64);
     let (ids_out, ids) = watch::channel(Vec::new());
     let (barred_out, barred) = watch::channel(Arc::default());
-    let mut task = Task::new(book, ports.store, ports.events, ids_out, barred_out);
+    let (moved_out, moved) = watch::channel(0);
+    let mut task = Task::new(book, ports.store, ports.events, ids_out, barred_out, moved_out);
     let stop = tasks.stopping();
     let (children, signs) = (ports.children, ports.signs);
     tasks.spawn("registry", async move {
@@ -80,7 +82,7 @@ pub async fn start(settings: Settings, ports: Ports, tasks: &Tasks) -> Result<Re
         // Children that go because the gateway goes are not offline: only what was known before is written.
         task.write(true).await;
     });
-    Ok(Registry { requests, ids, barred })
+    Ok(Registry { requests, ids, barred, moved })
 }
 
 impl Registry {
@@ -126,6 +128,11 @@ impl Registry {
     /// Children that may not talk, whatever their credentials say: for the doors.
     pub fn barred(&self) -> watch::Receiver<Arc<HashSet<DeviceId>>> {
         self.barred.clone()
+    }
+
+    /// Moves when a device appears or goes, or is given another place in its life or another firmware.
+    pub fn moved(&self) -> watch::Receiver<u64> {
+        self.moved.clone()
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {

@@ -36,6 +36,7 @@ pub(super) struct Task {
     events: Events,
     ids: watch::Sender<Vec<DeviceId>>,
     barred: watch::Sender<Arc<HashSet<DeviceId>>>,
+    moved: watch::Sender<u64>,
     began: Instant,
     seen_written: Instant,
 }
@@ -47,8 +48,10 @@ impl Task {
         events: Events,
         ids: watch::Sender<Vec<DeviceId>>,
         barred: watch::Sender<Arc<HashSet<DeviceId>>>,
+        moved: watch::Sender<u64>,
     ) -> Self {
-        let mut task = Self { book, store, events, ids, barred, began: Instant::now(), seen_written: Instant::now() };
+        let now = Instant::now();
+        let mut task = Self { book, store, events, ids, barred, moved, began: now, seen_written: now };
         task.reshape();
         task
     }
@@ -239,6 +242,7 @@ impl Task {
             *now = Arc::new(barred);
             changed
         });
+        self.moved.send_modify(|times| *times += 1);
     }
 }
 

@@ -131,6 +131,9 @@ impl Store {
                 return Ok(false);
             }
             writer.set_update(&update)?;
+            if update.stage != from {
+                writer.expects(&update.device);
+            }
             if let Some(up) = up {
                 writer.append(record(&update.device, &up, update.changed_at)?)?;
             }
@@ -234,6 +237,7 @@ impl Writer {
             )?
             .execute((device.as_str(), &order.job_id, text, stage.word(), error, at.0))?;
         let id = self.connection.last_insert_rowid();
+        self.expects(device);
         self.connection
             .prepare_cached(
                 "DELETE FROM updates WHERE device = ?1 AND stage NOT IN ('waiting', 'fetching', 'offered', 'installing') \

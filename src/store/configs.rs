@@ -38,7 +38,7 @@ pub enum Assignment {
     },
 }
 
-fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Damaged(format!("a stored configuration: {error}")))
 }
 
@@ -102,6 +102,7 @@ impl Store {
                 if before.is_some() {
                     let sql = "DELETE FROM config_standing WHERE device = ?1";
                     writer.connection.prepare_cached(sql)?.execute([device.as_str()])?;
+                    writer.expects(&device);
                 }
                 return Ok(None);
             };
@@ -111,6 +112,7 @@ impl Store {
                 let text = serde_json::to_string(&standing).unwrap_or_default();
                 let sql = "INSERT OR REPLACE INTO config_standing (device, settled, standing) VALUES (?1, ?2, ?3)";
                 writer.connection.prepare_cached(sql)?.execute(params![device.as_str(), settled, text])?;
+                writer.expects(&device);
             }
             for record in records {
                 writer.append(record)?;

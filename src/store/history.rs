@@ -9,7 +9,7 @@ use super::{Store, StoreError, Writer};
 use crate::model::{
     command::Door,
     ids::DeviceId,
-    shadow::{Change, Outcome},
+    shadow::{Change, Outcome, reconcile::Side},
     time::Millis,
 };
 
@@ -35,9 +35,35 @@ pub enum Note {
     Overruled(Vec<(String, Option<Json>, Option<Json>)>),
     /// Deleted here before, now deleted there too.
     DeletedInCloud,
+    /// Deleted on this side, and written on the other meanwhile: what was written came back.
+    Survived(Side),
     /// The cloud will not take it.
     Refused(String),
 }
+
+/// The section of what is noted here.
+pub const CLOUD: &str = "cloud";
+
+/// What an entry of that section means, where its members do not say it themselves.
+pub fn meaning(change: &Json) -> Option<&'static str> {
+    let has = |member: &str| change.get(member).is_some();
+    Some(if has(REFUSED) {
+        return None;
+    } else if has(DELETED) {
+        "deleted here before, and now in the cloud too"
+    } else if has(DELETED_THERE) {
+        "deleted in the cloud; what was written here meanwhile stays, and only that"
+    } else if has(DELETED_HERE) {
+        "deleted here; what the cloud wrote meanwhile stays, and only that"
+    } else {
+        "changed on both sides before they could tell each other; what is here counts, also in the cloud"
+    })
+}
+
+const REFUSED: &str = "refused";
+const DELETED: &str = "deleted";
+const DELETED_THERE: &str = "deletedInCloud";
+const DELETED_HERE: &str = "deletedHere";
 
 /// Members named in one entry at most; more are counted, not named.
 const CHANGES: usize = 32;
@@ -191,15 +217,18 @@ impl Store {
         note: Note,
     ) -> Result<(), StoreError> {
         let (device, name) = (device.clone(), name.to_owned());
-        let cloud = |path: &str| format!("cloud/{path}");
+        let cloud = |path: &str| format!("{CLOUD}/{path}");
+        let fact = |path: &str| vec![Change { path: cloud(path), from: None, to: Some(Json::Bool(true)) }];
         let changes = match note {
             Note::Overruled(members) => members
                 .into_iter()
                 .take(CHANGES)
                 .map(|(path, from, to)| Change { path: cloud(&path), from, to })
                 .collect(),
-            Note::DeletedInCloud => vec![Change { path: cloud("deleted"), from: None, to: Some(Json::Bool(true)) }],
-            Note::Refused(why) => vec![Change { path: cloud("refused"), from: None, to: Some(Json::String(why)) }],
+            Note::DeletedInCloud => fact(DELETED),
+            Note::Survived(Side::There) => fact(DELETED_THERE),
+            Note::Survived(Side::Here) => fact(DELETED_HERE),
+            Note::Refused(why) => vec![Change { path: cloud(REFUSED), from: None, to: Some(Json::String(why)) }],
         };
         let Some(changes) = write_down(changes) else { return Ok(()) };
         self.write(move |writer| match writer.history.keep.entries {

@@ -42,7 +42,7 @@ use std::{
 };
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::{
     config::log::LogConfig,
@@ -129,6 +129,7 @@ pub struct Store {
     log: log::Watch,
     health: watch::Receiver<StoreHealth>,
     written: watch::Receiver<log::Written>,
+    expects: broadcast::Sender<Option<DeviceId>>,
     options: Arc<StoreOptions>,
 }
 
@@ -160,6 +161,7 @@ impl Store {
             log: started.log,
             health: started.health,
             written: started.written,
+            expects: started.expects,
             options: Arc::new(options),
         };
         Ok((store, WriterThread(started.thread)))

@@ -14,7 +14,7 @@ use crate::model::{
     command::Door,
     ids::DeviceId,
     record::{Kind, NewRecord},
-    shadow::{self, Document, Limits, Outcome, Patch, Rejection, Request, Slot, State, TOMBSTONE_SECONDS},
+    shadow::{self, Document, Limits, Node, Outcome, Patch, Rejection, Request, Slot, State, TOMBSTONE_SECONDS, Tree},
     time::Millis,
 };
 
@@ -139,6 +139,9 @@ impl Writer {
             }
         };
         self.shadows.put(key, Entry { row, slot: Slot::Live(outcome.current.clone()) }, document.len());
+        if name.is_empty() && outcome.previous.as_deref().map_or([None; 2], judged) != judged(&outcome.current) {
+            self.expects(device);
+        }
         self.remember(device, name, &how.door, at, outcome.current.version, history::What::Changes(&outcome))?;
         if name.is_empty() && outcome.reported_changed() {
             self.append(state_record(device, &outcome))?;
@@ -166,9 +169,23 @@ impl Writer {
         update.execute(params![row, version as i64, how.at.0])?;
         drop(update);
         self.shadows.put(key, Entry { row, slot: Slot::Tombstone { version, at: how.at } }, 0);
+        if name.is_empty() && judged(&document) != [None; 2] {
+            self.expects(device);
+        }
         self.remember(device, name, &how.door, how.at.0, document.version, history::What::Deleted)?;
         Ok(Deleted::Version(document.version))
     }
+}
+
+/// What drift is judged by: the firmware that is desired, the serial number that is reported.
+fn judged(document: &Document) -> [Option<&Json>; 2] {
+    fn value<'t>(tree: &'t Tree, name: &str) -> Option<&'t Json> {
+        match tree.get(name)? {
+            Node::Leaf { value, .. } => Some(value),
+            Node::Object(_) => None,
+        }
+    }
+    [value(&document.desired, "firmwareVersion"), value(&document.reported, "serialNumber")]
 }
 
 fn state_record(device: &DeviceId, outcome: &Outcome) -> NewRecord {

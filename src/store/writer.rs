@@ -9,10 +9,13 @@
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{StoreError, StoreHealth, faults, history, log, open::Database, shadows};
-use crate::{clock, model::record::NewRecord};
+use crate::{
+    clock,
+    model::{ids::DeviceId, record::NewRecord},
+};
 
 /// Jobs in one transaction at most. While one commit syncs the next group gathers by itself.
 const GROUP: usize = 512;
@@ -22,6 +25,8 @@ const QUEUE: usize = 4096;
 const KEPT: usize = 20_000;
 /// How long more work is looked for after a commit that somebody waited for, before the thread sleeps.
 const SOON: Duration = Duration::from_micros(100);
+/// Devices of whom something else is expected, until a listener that is behind looks at all.
+const EXPECTS: usize = 1024;
 /// How often a disk that refuses is tried when no work comes.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -31,6 +36,8 @@ pub struct Writer {
     pub(super) log: log::Tail,
     pub(super) shadows: shadows::Cache,
     pub(super) history: history::Sweeper,
+    /// Of whom something else may be expected once this transaction stands; `None` is all.
+    pub(super) expects: Vec<Option<DeviceId>>,
 }
 
 type Completion = Box<dyn FnOnce(Option<&StoreError>) + Send>;
@@ -78,6 +85,7 @@ pub struct Started {
     pub log: log::Watch,
     pub health: watch::Receiver<StoreHealth>,
     pub written: watch::Receiver<log::Written>,
+    pub expects: broadcast::Sender<Option<DeviceId>>,
 }
 
 /// Opens the database for writing and starts the thread.
@@ -88,14 +96,23 @@ pub fn start(mut database: Database) -> Result<Started, StoreError> {
     let (written_tell, written) = watch::channel(log::Written::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.map_err(|e| StoreError::Unavailable(e.to_string()))?;
-    let writer = Writer { connection, log, shadows: shadows::Cache::default(), history: Default::default() };
-    let mut group =
-        Group { writer, database, health: health_tell, written: written_tell, held: Vec::new(), answered: None };
+    let expects = broadcast::Sender::new(EXPECTS);
+    let shadows = shadows::Cache::default();
+    let writer = Writer { connection, log, shadows, history: Default::default(), expects: Vec::new() };
+    let mut group = Group {
+        writer,
+        database,
+        health: health_tell,
+        written: written_tell,
+        expects: expects.clone(),
+        held: Vec::new(),
+        answered: None,
+    };
     let thread = std::thread::Builder::new()
         .name("store".into())
         .spawn(move || runtime.block_on(group.run(inbox)))
         .map_err(|e| StoreError::Unavailable(e.to_string()))?;
-    Ok(Started { queue, thread, log: log_watch, health, written })
+    Ok(Started { queue, thread, log: log_watch, health, written, expects })
 }
 
 /// The writer's thread: gathers, commits, recovers.
@@ -104,6 +121,7 @@ struct Group {
     database: Database,
     health: watch::Sender<StoreHealth>,
     written: watch::Sender<log::Written>,
+    expects: broadcast::Sender<Option<DeviceId>>,
     /// Records nobody waits for, from commits that failed.
     held: Vec<NewRecord>,
     /// When somebody got an answer who may have more.
@@ -248,6 +266,9 @@ impl Group {
         self.held.clear();
         self.writer.log.committed();
         let waited_for = !answers.is_empty();
+        for device in self.writer.expects.drain(..) {
+            let _ = self.expects.send(device);
+        }
         for answer in answers {
             answer.give(None);
         }
@@ -293,6 +314,8 @@ impl Group {
         }
         self.database.broken(error);
         self.writer.shadows.forget();
+        // What is salvaged may be less than there was.
+        self.writer.expects = vec![None];
     }
 }
 

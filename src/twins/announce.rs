@@ -22,7 +22,7 @@ use crate::{
     },
     store::{
         StoreError,
-        history::Entry,
+        history::{self, Entry},
         shadows::{Deleted, Updated},
     },
 };
@@ -231,22 +231,26 @@ fn accepted_order(document: &Document) -> Json {
 /// An entry of the history as the page shows it: one change per section, nested members by their
 /// path, null where one was removed.
 pub(super) fn as_changes(entry: Entry) -> Vec<view::Change> {
-    let shown = |section: &str, change: Json| view::Change {
+    let shown = |section: &str, change: Json, before: Map<String, Json>| view::Change {
         at: entry.at,
         door: entry.door.clone(),
         shadow: (!entry.shadow.is_empty()).then(|| entry.shadow.clone()),
         section: section.to_owned(),
+        note: (section == history::CLOUD).then(|| history::meaning(&change)).flatten().map(str::to_owned),
         change,
+        before: (!before.is_empty()).then_some(Json::Object(before)),
         version: Some(entry.version),
         refusal: None,
     };
     if entry.deleted {
-        return vec![shown("deleted", Json::Null)];
+        return vec![shown("deleted", Json::Null, Map::new())];
     }
-    let mut sections: std::collections::BTreeMap<&str, Map<String, Json>> = Default::default();
+    let mut sections: std::collections::BTreeMap<&str, (Map<String, Json>, Map<String, Json>)> = Default::default();
     for change in &entry.changes {
         let (section, path) = change.path.split_once('/').unwrap_or((&change.path, ""));
-        sections.entry(section).or_default().insert(path.to_owned(), change.to.clone().unwrap_or_default());
+        let (after, before) = sections.entry(section).or_default();
+        after.insert(path.to_owned(), change.to.clone().unwrap_or_default());
+        before.extend(change.from.clone().map(|from| (path.to_owned(), from)));
     }
-    sections.into_iter().map(|(section, changes)| shown(section, Json::Object(changes))).collect()
+    sections.into_iter().map(|(section, (after, before))| shown(section, Json::Object(after), before)).collect()
 }

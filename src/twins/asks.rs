@@ -32,7 +32,9 @@ impl Keeping {
             }
             Ask::Lock { device, member, lock, door } => self.lock(device, member, lock, door).await,
             Ask::Give { device, given, reply } => self.give_job(device, given, Asker::Gateway(reply)).await,
-            Ask::CancelJob { device, job_id, force, reply } => self.cancel_job(device, job_id, force, reply).await,
+            Ask::CancelJob { device, job_id, force, reply } => {
+                self.cancel_job(device, job_id, force, Asker::Gateway(reply)).await;
+            }
             Ask::Config { scope, name, document, reply } => self.config_order(scope, name, document, reply),
             Ask::Pulse(reply) => drop(reply.send(())),
         }

@@ -80,10 +80,10 @@ impl Keeping {
         self.change_executions(device, change, asker).await;
     }
 
-    pub async fn cancel_job(&mut self, device: DeviceId, job_id: String, force: bool, reply: Reply<bool>) {
+    pub async fn cancel_job(&mut self, device: DeviceId, job_id: String, force: bool, asker: Asker) {
         let now = clock::now();
         let change = move |queue: &mut Queue| Said::Changed(queue.cancel(&job_id, force, now));
-        self.change_executions(device, change, Asker::Gateway(reply)).await;
+        self.change_executions(device, change, asker).await;
     }
 
     async fn change_executions(
@@ -126,7 +126,7 @@ impl Keeping {
             }
             (Asker::Gateway(reply), Said::Changed(changed)) => drop(reply.send(Ok(changed))),
             (Asker::Order(reply), Said::Changed(changed)) => {
-                drop(reply.send(Ok(serde_json::json!({ "queued": changed }))));
+                drop(reply.send(Ok(serde_json::json!({ "changed": changed }))));
             }
             _ => {}
         }

@@ -247,6 +247,7 @@ impl Keeping {
             }
             OrderKind::Command(command) => self.command_order(device, door, command, reply),
             OrderKind::Execution(given) => self.give_job(device, given, Asker::Order(reply)).await,
+            OrderKind::Withdraw { job_id } => self.cancel_job(device, job_id, false, Asker::Order(reply)).await,
             OrderKind::Config(document) => {
                 self.config_order(Scope::Device, device.as_str().to_owned(), document, reply);
             }

@@ -30,6 +30,11 @@ impl Program {
         self.hear(&[&format!("{topic}/accepted"), &format!("{topic}/rejected")])
     }
 
+    /// Waits until it is told that `job` is next.
+    fn next_is(&mut self, job: Option<&str>) {
+        while self.hear(&["$aws/things/room/jobs/notify-next"])["execution"]["jobId"].as_str() != job {}
+    }
+
     fn hear(&mut self, topics: &[&str]) -> Json {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(30) {
@@ -93,4 +98,27 @@ fn a_job_of_the_cloud_reaches_the_childs_jobs_topics_and_its_end_reaches_the_clo
     program.ask("room", "j2/update", json!({"status": "REJECTED"}));
     let status = ground.cloud.expect("devices/gw/jobs/j2/status", |status| status["status"] == "failed");
     assert_eq!(status["devices"]["room"]["error"], "the device rejected it", "{status}");
+
+    // One that is aborted before the device began is withdrawn from it; one that it has begun goes on to its own end.
+    ground.says("gw", "jobs/notify", &job.to_string().replace("\"j1\"", "\"j3\""));
+    program.next_is(Some("j3"));
+    ground.says("gw", "jobs/j3/control", "abort");
+    program.next_is(None);
+    assert_eq!(program.ask("room", "j3/get", json!({}))["execution"]["status"], "CANCELED");
+    let late = program.ask("room", "j3/update", json!({"status": "IN_PROGRESS"}));
+    assert_eq!(
+        (&late["code"], &late["executionState"]["status"]),
+        (&json!("InvalidStateTransition"), &json!("CANCELED"))
+    );
+    let status = ground.cloud.expect("devices/gw/jobs/j3/status", |status| status["progress"]["skipped"] == 1);
+    assert_eq!((&status["status"], &status["progress"]["inProgress"]), (&json!("aborted"), &json!(0)), "{status}");
+
+    ground.says("gw", "jobs/notify", &job.to_string().replace("\"j1\"", "\"j4\""));
+    program.next_is(Some("j4"));
+    program.ask("room", "start-next", json!({}));
+    ground.says("gw", "jobs/j4/control", "abort");
+    ground.cloud.expect("devices/gw/jobs/j4/status", |status| status["status"] == "aborted");
+    let done = program.ask("room", "j4/update", json!({"status": "SUCCEEDED", "includeJobExecutionState": true}));
+    assert_eq!(done["executionState"]["status"], "SUCCEEDED", "{done}");
+    ground.cloud.expect("devices/gw/jobs/j4/status", |status| status["progress"]["succeeded"] == 1);
 }

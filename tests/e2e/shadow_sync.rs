@@ -83,8 +83,12 @@ fn what_is_reported_goes_up_what_is_desired_comes_down_and_an_outage_of_both_sid
 
     let told = gateway.eventually("the history of both conflicts", |gateway| {
         let all = history(gateway, "room");
-        let from_cloud = all.iter().any(|c| c["door"] == "cloud" && c["change"]["setpoint"] == 18);
-        let overruled = all.iter().any(|c| c["section"] == "cloud" && c["change"]["reported/temp"] == 22);
+        let from_cloud =
+            all.iter().any(|c| c["door"] == "cloud" && c["change"]["setpoint"] == 18 && c["before"]["setpoint"] == 25);
+        let overruled = all.iter().any(|c| {
+            let both = c["note"].as_str().is_some_and(|note| note.contains("changed on both sides"));
+            c["section"] == "cloud" && c["change"]["reported/temp"] == 22 && c["before"]["reported/temp"] == 99 && both
+        });
         let technician =
             all.iter().any(|c| c["door"].to_string().contains("technician") && c["change"]["setpoint"] == 25);
         (from_cloud && overruled && technician).then_some(all)
@@ -102,10 +106,12 @@ fn deletions_while_away_reach_the_other_side_classic_and_named() {
     let mut gateway = gateway(&ground, "subscribe = \"each\"\n").start();
     let child = ground.child(&gateway, "room");
     child.says("state", r#"{"reported": {"temp": 20}}"#);
-    for name in ["a", "b", "get"] {
-        let body = json!({"desired": {"n": name}});
+    let written = |gateway: &Gateway, name: &str, body: Json| {
         let (code, answer) = gateway.api("PATCH", &format!("/v1/devices/room/shadows/{name}"), Some(&body));
         assert!(code == 200 || code == 202, "{code} {answer}");
+    };
+    for name in ["a", "b", "c", "d", "get"] {
+        written(&gateway, name, json!({"desired": {"n": name}}));
         equal(&gateway, &cloud, ("room", name), |state| state.is_some());
     }
     equal(&gateway, &cloud, ("room", ""), |state| state.is_some());
@@ -114,8 +120,14 @@ fn deletions_while_away_reach_the_other_side_classic_and_named() {
     cloud.delete("room", "a");
     cloud.delete("room", "get");
     cloud.update("room", "get", json!({"desired": {"n": "again"}}));
-    let (code, answer) = gateway.api("DELETE", "/v1/devices/room/shadows/b", None);
-    assert_eq!(code, 200, "{answer}");
+    for name in ["b", "d"] {
+        let (code, answer) = gateway.api("DELETE", &format!("/v1/devices/room/shadows/{name}"), None);
+        assert_eq!(code, 200, "{answer}");
+    }
+    // Deleted on one side, written on the other: what was written stays.
+    cloud.delete("room", "c");
+    written(&gateway, "c", json!({"desired": {"new": 1}}));
+    cloud.update("room", "d", json!({"desired": {"new": 2}}));
     gateway.kill();
     gateway.start_again();
     ground.mosquitto.start_again();
@@ -123,12 +135,20 @@ fn deletions_while_away_reach_the_other_side_classic_and_named() {
         equal(&gateway, &cloud, ("room", name), |state| state.is_none());
     }
     equal(&gateway, &cloud, ("room", "get"), |state| state.is_some_and(|s| s["desired"]["n"] == "again"));
+    equal(&gateway, &cloud, ("room", "c"), |state| state == Some(&json!({"desired": {"new": 1}})));
+    equal(&gateway, &cloud, ("room", "d"), |state| state == Some(&json!({"desired": {"new": 2}})));
     let all = history(&gateway, "room");
     let deleted = |shadow: Json, door: &str, section: &str| {
         all.iter().any(|c| c["shadow"] == shadow && c["door"] == door && c["section"] == section)
     };
     assert!(deleted(Json::Null, "cloud", "deleted") && deleted("a".into(), "cloud", "deleted"), "{all:?}");
-    assert!(all.iter().any(|c| c["shadow"] == "b" && c["section"] == "cloud"), "{all:?}");
+    let noted = |shadow: &str, note: &str| {
+        let told = |c: &&Json| c["shadow"] == shadow && c["note"].as_str().is_some_and(|said| said.starts_with(note));
+        assert_eq!(all.iter().filter(told).count(), 1, "{note:?} of {shadow}: {all:?}");
+    };
+    noted("b", "deleted here before, and now in the cloud too");
+    noted("c", "deleted in the cloud; what was written here meanwhile stays");
+    noted("d", "deleted here; what the cloud wrote meanwhile stays");
     // A new life begins above the old one's version.
     child.says("state", r#"{"reported": {"temp": 21}}"#);
     equal(&gateway, &cloud, ("room", ""), |state| state == Some(&json!({"reported": {"temp": 21}})));

@@ -177,8 +177,8 @@ impl Plant {
                     return;
                 }
                 for (name, value) in wanted {
-                    let from = twin.desired.get(&name).cloned();
-                    let change = json!({ name.clone(): { "from": from, "to": value } });
+                    let before = twin.desired.get(&name).map(|from| json!({ name.clone(): from }));
+                    let change = json!({ name.clone(): value });
                     twin.history.insert(
                         0,
                         Change {
@@ -187,6 +187,8 @@ impl Plant {
                             shadow: None,
                             section: "desired".into(),
                             change,
+                            before,
+                            note: None,
                             version: Some(twin.version + 1),
                             refusal: None,
                         },

@@ -210,12 +210,14 @@ impl Plant {
         hvac.desired.insert("setpoint".into(), json!(22.5));
         hvac.row.open = vec!["setpoint".into()];
         hvac.problems.insert("setpoint".into(), json!({ "code": "device-failed", "message": "exception 4 (device failure) on write of register 105", "value": 22.5, "at": now.plus(-60_000) }));
-        let change = |ago: i64, door: Door, section: &str, change: Json| Change {
+        let change = |ago: i64, door: Door, section: &str, before: Json, change: Json| Change {
             at: now.plus(-ago),
             door,
             shadow: None,
             section: section.into(),
             change,
+            before: Some(before),
+            note: None,
             version: Some(6),
             refusal: None,
         };
@@ -224,10 +226,11 @@ impl Plant {
                 60_000,
                 Door::Technician("anna".into()),
                 "desired",
-                json!({ "setpoint": { "from": 21.5, "to": 22.5 } }),
+                json!({ "setpoint": 21.5 }),
+                json!({ "setpoint": 22.5 }),
             ),
-            change(7_200_000, Door::Device, "reported", json!({ "mode": { "from": 1.0, "to": 2.0 } })),
-            change(7_203_000, Door::Cloud, "desired", json!({ "mode": { "from": 1.0, "to": 2.0 } })),
+            change(7_200_000, Door::Device, "reported", json!({ "mode": 1.0 }), json!({ "mode": 2.0 })),
+            change(7_203_000, Door::Cloud, "desired", json!({ "mode": 1.0 }), json!({ "mode": 2.0 })),
         ];
         hvac.commands.push(CommandView {
             name: "reset-fault".into(),

@@ -134,7 +134,7 @@ impl Device {
     /// A device with nothing but points, for tests and tools.
     pub fn bare(id: DeviceId, unit: u8, points: Vec<Arc<Point>>) -> Self {
         let (kind, tags, groups) = (String::new(), Vec::new(), Vec::new());
-        let common = Common { id: id.clone(), kind, tags, groups, expect_every: None };
+        let common = Common { id: id.clone(), kind, tags, groups, expect_every: None, serial_number: None };
         Self {
             id,
             unit,

@@ -125,6 +125,17 @@ impl Decision {
         Conclusion { synced, request, exact }
     }
 
+    /// The side that had deleted what the other has written meanwhile, when that is met first.
+    fn survived(&self, standing: &Standing) -> Option<Side> {
+        let met = standing.synced.as_ref().is_some_and(|synced| synced.sent.is_some());
+        let gone = |values: bool, step: &Option<Step>| !values && matches!(step, Some(Step::Update(_)));
+        match self.base.is_some() && !met {
+            true if gone(self.there.is_some(), &self.plan.there) => Some(Side::There),
+            true if gone(standing.local.is_some(), &self.plan.here) => Some(Side::Here),
+            _ => None,
+        }
+    }
+
     fn request(&self, version: u64) -> Option<Request> {
         let bytes = self.plan.merged.as_ref().map_or(0, Sections::bytes) as u64;
         match self.plan.there.clone()? {
@@ -191,7 +202,10 @@ impl Hands {
                 tracing::warn!(%device, shadow = name, reason = refused.reason, "what the cloud holds does not fit here");
                 self.note(key, local_version, Note::Refused(refused.reason.clone())).await;
             }
-            self.note_conflicts(key, local_version, &decision.plan.conflicts, request.as_ref()).await;
+            match decision.survived(&standing) {
+                Some(side) => self.note(key, local_version, Note::Survived(side)).await,
+                None => self.note_conflicts(key, local_version, &decision.plan.conflicts, request.as_ref()).await,
+            }
             return Ok(match request {
                 Some(request) => Looked::Send(request),
                 None => Looked::Settled { exact, kept_out },

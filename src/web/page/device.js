@@ -234,9 +234,8 @@ function historyTab(page) {
   const what = (change) => {
     const parts = change.change && typeof change.change === "object" && !Array.isArray(change.change) ? Object.entries(change.change) : [["", change.change]];
     return parts.map(([name, part]) => {
-      const pair = part && typeof part === "object" && ("from" in part || "to" in part);
-      const value = (v) => (v === undefined ? "–" : said(page, name, v));
-      return h("div", { class: "wrap" }, name && h("span", { class: "strong" }, `${name} `), pair ? `${value(part.from)} → ${value(part.to)}` : shown(part));
+      const before = change.before && name in change.before ? `${said(page, name, change.before[name])} → ` : "";
+      return h("div", { class: "wrap" }, name && h("span", { class: "strong" }, `${name} `), before + said(page, name, part));
     });
   };
   async function load(earlier) {
@@ -245,7 +244,7 @@ function historyTab(page) {
     rows.append(...found.map((change) => h("tr", {},
       h("td", { class: "soft small" }, clock(change.at)),
       h("td", { class: "small" }, door(change.door), h("div", { class: "soft" }, change.section + (change.shadow ? ` · ${change.shadow}` : ""))),
-      h("td", {}, what(change), change.refusal && h("div", { class: "outcome bad" }, change.refusal)))));
+      h("td", {}, what(change), change.note && h("div", { class: "soft small" }, change.note), change.refusal && h("div", { class: "outcome bad" }, change.refusal)))));
     last = found.at(-1)?.at ?? last;
     more.hidden = found.length < 50;
     empty.hidden = rows.childElementCount > 0;
