@@ -37,9 +37,7 @@ pub enum AuthorityError {
     File(#[from] FileError),
     #[error("certificate: {0}")]
     Sign(#[from] rcgen::Error),
-    #[error(
-        "this is no certificate signing request: {0}; expected PKCS #10 in PEM (-----BEGIN CERTIFICATE REQUEST-----)"
-    )]
+    #[error("the certificate signing request: {0}")]
     Request(String),
 }
 
@@ -223,11 +221,15 @@ fn make(name: &str, begun: Millis, now: Millis) -> Result<(String, Secret), Auth
 
 /// The public key of a signing request whose own signature holds: whoever asks has the private key.
 fn request_key(request: &str) -> Result<SubjectPublicKeyInfo, AuthorityError> {
-    let der = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(request.as_bytes())
-        .map_err(|e| AuthorityError::Request(e.to_string()))?;
-    let (_, parsed) = X509CertificationRequest::from_der(&der).map_err(|e| AuthorityError::Request(e.to_string()))?;
-    parsed.verify_signature().map_err(|_| AuthorityError::Request("its signature does not hold".into()))?;
+    let unread = |error: &dyn std::fmt::Display| {
+        let text = format!("{error}; expected PKCS #10 in PEM (-----BEGIN CERTIFICATE REQUEST-----)");
+        AuthorityError::Request(text)
+    };
+    let der = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(request.as_bytes());
+    let der = der.map_err(|e| unread(&e))?;
+    let (_, parsed) = X509CertificationRequest::from_der(&der).map_err(|e| unread(&e))?;
     let key = &parsed.certification_request_info.subject_pki;
+    // Before its signature, which is not judged for so short a key.
     if let Ok(x509_parser::public_key::PublicKey::RSA(rsa)) = key.parsed()
         && rsa.key_size() < 2048
     {
@@ -236,6 +238,7 @@ fn request_key(request: &str) -> Result<SubjectPublicKeyInfo, AuthorityError> {
             rsa.key_size()
         )));
     }
+    parsed.verify_signature().map_err(|_| AuthorityError::Request("it is not signed by the key it is for".into()))?;
     SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| {
         AuthorityError::Request("its key is of a kind that is not known here (use P-256, P-384, Ed25519 or RSA)".into())
     })

@@ -11,8 +11,8 @@ use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    identity::{Door, Papers},
-    peers::Heard,
+    identity::{Door, Papers, says},
+    peers::{Heard, publish_lines},
     site::output,
 };
 
@@ -185,4 +185,84 @@ fn the_authority_changes_under_children_that_keep_coming_in() {
     assert!(done, "after the change: {said}");
     let audit = door.gateway.get("/v1/audit").to_string();
     assert!(audit.contains("authority.rotate") && audit.contains("authority.retire"), "{audit}");
+}
+
+#[test]
+fn a_child_renews_over_its_own_connection_and_nobody_else_does_it_for_it() {
+    // With so short a window everything of the old authority is due as soon as a change of it begins.
+    let door = Door::open("renewal_window = \"1h\"");
+    let old = door.certified("valve-1");
+    let (ask, accepted, rejected) = (
+        "devices/valve-1/credential/renew",
+        "devices/valve-1/credential/renew/accepted",
+        "devices/valve-1/credential/renew/rejected",
+    );
+    let login = old.arguments();
+    let login: Vec<&str> = login.iter().map(String::as_str).collect();
+    let asks = |payload: &str| says(door.tls, ask, payload, &[&login[..], &["-i", "valve-1/asks", "-V", "5"]].concat());
+    let heard = Heard::subscribe(
+        door.tls,
+        "devices/valve-1/credential/renew/+",
+        &[&login[..], &["-i", "valve-1/hears", "-h", "localhost"]].concat(),
+    );
+    let request = |name: &str, kind: &[&str]| {
+        let (key, request) = (door.pocket(&format!("{name}.key")), door.pocket(&format!("{name}.csr")));
+        let made = ["req", "-new", "-nodes", "-subj", "/CN=valve-9", "-newkey"];
+        let (to, out) = (key.display().to_string(), request.display().to_string());
+        output("openssl", &[&made[..], kind, &["-keyout", &to, "-out", &out]].concat());
+        (key, json!({"request": fs::read_to_string(request).expect("request")}).to_string())
+    };
+    let told = |words: &str| {
+        heard.expect(rejected, |refused| refused["message"].as_str().is_some_and(|text| text.contains(words)))
+    };
+    let (key, wish) = request("next", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+
+    let (_, said) = asks(&wish);
+    assert!(said.contains("failed"), "the PUBACK says it too: {said}");
+    assert_eq!(told("not due yet")["code"], "payload-invalid");
+    door.credential(&["authority", "--rotate"]);
+    asks("{}");
+    told("expected {\"request\": a PKCS #10 request in PEM}");
+    asks(&json!({"request": "-----BEGIN NONSENSE-----"}).to_string());
+    told("PKCS #10");
+    asks(&request("weak", &["rsa:1024"]).1);
+    told("1024 bits, at least 2048");
+
+    let (done, said) = asks(&wish);
+    assert!(done && !said.contains("failed"), "{said}");
+    let issued = heard.expect(accepted, |_| true);
+    assert_eq!((&issued["device"], &issued["kind"]), (&json!("valve-1"), &json!("certificate")));
+    assert!(issued["renewAfter"].as_i64() < issued["expires"].as_i64() && issued.get("key").is_none());
+    let next = Papers { certificate: door.pocket("next.pem"), key, authority: door.pocket("both.pem") };
+    fs::write(&next.certificate, issued["certificate"].as_str().expect("PEM")).expect("written");
+    fs::write(&next.authority, issued["authority"].as_str().expect("PEM")).expect("written");
+    assert!(old.measures(door.tls, "valve-1", &[]).0, "the old one counts until the new one was used");
+    let (done, said) = next.measures(door.tls, "valve-1", &[]);
+    assert!(done, "{said}");
+    assert!(!old.measures(door.tls, "valve-1", &[]).0, "the replaced certificate still opens");
+    let audit = door.gateway.get("/v1/audit").to_string();
+    assert!(audit.contains("credential.rotate") && audit.contains("not due yet"), "{audit}");
+
+    // Nobody else asks for it, nobody else answers it, and what is no certificate is not renewed.
+    let token = door.credential(&["issue", "pump-1"]).trim().to_owned();
+    let pump = ["-i", "pump-1", "-u", "pump-1", "-P", &token, "-V", "5"];
+    for (topic, words) in [(ask, "Not authorized"), (accepted, "Not authorized")] {
+        let (_, said) = says(door.tcp, topic, &wish, &pump);
+        assert!(said.contains(words), "{topic}: {said}");
+    }
+    let login = next.arguments();
+    let login: Vec<&str> = login.iter().map(String::as_str).chain(["-i", "valve-1"]).collect();
+    let (_, said) = says(door.tls, accepted, "{}", &[&login[..], &["-V", "5"]].concat());
+    assert!(said.contains("Not authorized"), "a child forges an answer: {said}");
+    let pump_hears =
+        Heard::subscribe(door.tcp, "devices/pump-1/#", &["-i", "pump-1/hears", "-u", "pump-1", "-P", &token]);
+    says(door.tcp, "devices/pump-1/credential/renew", &wish, &pump);
+    let refused = pump_hears.expect("devices/pump-1/credential/renew/rejected", |_| true);
+    assert!(refused["message"].as_str().is_some_and(|text| text.contains("opened with a token")), "{refused}");
+
+    // Who asks without end is slowed down.
+    let lines = vec![wish.clone(); 25];
+    assert!(publish_lines(door.tls, &[&login[..], &["-h", "localhost"]].concat(), ask, &lines));
+    let (_, said) = says(door.tls, ask, &wish, &[&login[..], &["-V", "5"]].concat());
+    assert!(said.contains("Quota exceeded"), "{said}");
 }
