@@ -31,6 +31,10 @@ pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Name and group of those who come without credentials where that is allowed.
 const NOBODY: &str = "anonymous";
 const NOT_CONNECT: &str = "the first packet is not CONNECT";
+/// The first byte of a TLS handshake; a CONNECT has no such flags.
+const HANDSHAKE: u8 = 0x16;
+const TLS: &str =
+    "what came is a TLS handshake, and this port speaks plain MQTT; TLS has ports of its own ([broker] tls)";
 
 /// A CONNECT that is refused.
 struct Refused {
@@ -77,6 +81,9 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
     let stop = hub.tasks.stopping();
     let first = async {
         loop {
+            if let [HANDSHAKE, ..] = input[..] {
+                return Err(Fault::new(reason::PROTOCOL_ERROR, TLS));
+            }
             if let Some(frame) = wire::frame(&mut input, None, hub.limits.packet)? {
                 return Ok(Some(frame));
             }

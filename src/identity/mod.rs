@@ -16,6 +16,7 @@ mod credentials;
 mod door;
 mod files;
 mod guess;
+mod handshake;
 mod knocks;
 mod names;
 mod overview;
