@@ -22,6 +22,7 @@ mod names;
 mod overview;
 mod password;
 mod renewal;
+mod request;
 mod rotation;
 mod secret;
 mod sessions;

@@ -8,14 +8,15 @@ use std::{
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, pem::PemObject};
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer, public_key::PublicKey};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::public_key::PublicKey;
 
 use super::{
     CredentialKind, Identity, IdentityError, certificate,
     child::Principal,
     credentials::{Issue, Issued},
     door::still_good,
+    request::Request,
     secret::sha256,
     table::Entry,
     trail::Knock,
@@ -184,10 +185,8 @@ impl Identity {
         self.ripe(entry)?;
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| e.to_string())?;
         let (_, old) = x509_parser::parse_x509_certificate(&der).map_err(|e| e.to_string())?;
-        let wanted = CertificateSigningRequestDer::from_pem_slice(request.as_bytes())
-            .map_err(|e| format!("the request: {e}; expected PKCS #10 in PEM"))?;
-        let (_, parsed) = X509CertificationRequest::from_der(&wanted).map_err(|e| e.to_string())?;
-        if parsed.certification_request_info.subject_pki.raw != old.public_key().raw {
+        let wanted = Request::read(request).map_err(|e| e.to_string())?;
+        if wanted.raw_key().map_err(|e| e.to_string())? != old.public_key().raw {
             let proof = proof.ok_or("a request for another key needs a \"proof\": the old key's signature over it")?;
             let proof = BASE64_STANDARD.decode(proof.trim()).map_err(|e| format!("the proof is no Base64: {e}"))?;
             let key = old.public_key();
@@ -198,7 +197,7 @@ impl Identity {
                 _ => &signature::ED25519,
             };
             UnparsedPublicKey::new(kind, &key.subject_public_key.data)
-                .verify(&wanted, &proof)
+                .verify(wanted.der(), &proof)
                 .map_err(|_| "the proof is not the old key's signature over this request")?;
         }
         Ok((entry.stored.id.to_string(), entry.stored.device.clone()))
