@@ -84,7 +84,7 @@ mod tests {
     }
 
     fn refused(pem: &str) -> String {
-        Request::read(pem).and_then(|request| request.key()).err().expect("refused").to_string()
+        Request::read(pem).and_then(|request| request.key()).expect_err("refused").to_string()
     }
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
         let sound = Request::read(&request(&PKCS_ED25519)).expect("read");
         let mut der = sound.der().to_vec();
         *der.last_mut().expect("a byte") ^= 1;
-        let said = Request(CertificateSigningRequestDer::from(der)).key().err().expect("refused").to_string();
+        let said = Request(CertificateSigningRequestDer::from(der)).key().expect_err("refused").to_string();
         assert!(said.contains("not signed by the key it is for"), "{said}");
     }
 }
