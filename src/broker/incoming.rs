@@ -36,7 +36,7 @@ impl Connection {
             Packet::PubRel { packet } => self.released(packet),
             Packet::PubComp { packet } => self.completed(packet)?,
             Packet::Subscribe { packet, identifier, filters } => self.subscribe(packet, identifier, filters)?,
-            Packet::Unsubscribe { packet, filters } => self.unsubscribe(packet, filters),
+            Packet::Unsubscribe { packet, filters } => self.unsubscribe(packet, filters)?,
             Packet::PingReq => encode::pong(&mut self.output),
             Packet::Disconnect { reason: code, expiry } => {
                 if let Some(expiry) = expiry {
