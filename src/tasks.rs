@@ -33,11 +33,11 @@ impl Tasks {
     #[allow(clippy::disallowed_methods)] // this is the one place
     pub fn spawn(&self, name: impl Into<String>, work: impl Future<Output = ()> + Send + 'static) {
         let name = name.into();
-        drop(self.tracker.spawn(async move {
-            if let Ended::Panicked(message) = caught(work).await {
+        drop(self.tracker.spawn(caught(work).map(move |ended| {
+            if let Ended::Panicked(message) = ended {
                 tracing::error!(task = name, message, "a task panicked");
             }
-        }));
+        })));
     }
 
     /// Cancelled when the group should stop. Every loop waits on it beside its work.
@@ -58,14 +58,34 @@ impl Tasks {
     }
 }
 
-/// Runs `work` and turns a panic into a value.
-pub async fn caught(work: impl Future<Output = ()>) -> Ended {
-    match AssertUnwindSafe(work).catch_unwind().await {
+/// Runs `work` and turns a panic into a value. No `async` block: each would hold the work a second time, and a
+/// connection is as large as its task.
+pub fn caught<W: Future<Output = ()>>(work: W) -> impl Future<Output = Ended> {
+    AssertUnwindSafe(work).catch_unwind().map(|outcome| match outcome {
         Ok(()) => Ended::Returned,
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
             Ended::Panicked(text.unwrap_or_else(|| "without a message".into()))
         }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_holds_its_work_once_and_a_panic_becomes_a_value() {
+        let work = async {
+            let large = [1_u8; 10_000];
+            tokio::task::yield_now().await;
+            assert_eq!(large.len(), 1, "on purpose");
+        };
+        let own = size_of_val(&work);
+        let caught = caught(work);
+        assert!(size_of_val(&caught) < own + 100, "{} for {own}", size_of_val(&caught));
+        let Ended::Panicked(message) = caught.await else { panic!("it returned") };
+        assert!(message.contains("on purpose"), "{message}");
     }
 }

@@ -31,6 +31,10 @@ pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Name and group of those who come without credentials where that is allowed.
 const NOBODY: &str = "anonymous";
 const NOT_CONNECT: &str = "the first packet is not CONNECT";
+/// The first byte of a TLS handshake; a CONNECT has no such flags.
+const HANDSHAKE: u8 = 0x16;
+const TLS: &str =
+    "what came is a TLS handshake, and this port speaks plain MQTT; TLS has ports of its own ([broker] tls)";
 
 /// A CONNECT that is refused.
 struct Refused {
@@ -77,6 +81,9 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
     let stop = hub.tasks.stopping();
     let first = async {
         loop {
+            if let [HANDSHAKE, ..] = input[..] {
+                return Err(Fault::new(reason::PROTOCOL_ERROR, TLS));
+            }
             if let Some(frame) = wire::frame(&mut input, None, hub.limits.packet)? {
                 return Ok(Some(frame));
             }
@@ -103,13 +110,15 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
         () = stop.cancelled() => return,
     };
     let mut output = BytesMut::new();
-    let (version, outcome) = match wire::version(&frame) {
-        Ok(version) => (version, greet(&hub, version, frame, &peer).await),
-        Err(fault) => {
-            // whoever speaks 6 or later reads the newer answer, whoever speaks 3 the older
-            (Version::V4, Err(fault.into()))
-        }
+    // whoever speaks 6 or later reads the newer answer, whoever speaks 3 the older
+    let (mut version, mut most) = (Version::V4, usize::MAX);
+    let outcome = async {
+        version = wire::version(&frame)?;
+        let connect = wire::connect(version, frame)?;
+        most = packet_maximum(&connect);
+        greet(&hub, version, connect, &peer).await
     };
+    let outcome = outcome.await;
     let (connect, wanted) = match outcome {
         Ok(greeted) => greeted,
         Err(Refused { fault, device, word }) => {
@@ -120,7 +129,7 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
                     tracing::info!(peer = %peer.address, transport = peer.transport, %fault, "a connection is refused");
                 }
             }
-            encode::refuse(&mut output, version, fault.code, &fault.text);
+            encode::refuse(&mut output, version, fault.code, &fault.text, most);
             let last = async {
                 writer.write_all_buf(&mut output).await?;
                 writer.shutdown().await
@@ -135,22 +144,13 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
         Err(fault) => {
             let refused = Refused::from(fault.clone());
             hub.turn_away(peer.address, Some(&device), refused.word.unwrap_or_default(), fault.to_string()).await;
-            encode::refuse(&mut output, version, fault.code, &fault.text);
+            encode::refuse(&mut output, version, fault.code, &fault.text, most);
             drop(timeout(LAST_WORDS, writer.write_all_buf(&mut output)).await);
             return;
         }
     };
     let keep_alive = server_keep_alive(&hub, &connect);
-    let assigned = connect.client_id.is_empty().then(|| attached.session.client.clone());
-    let welcome = encode::Welcome {
-        session_present: attached.present,
-        assigned_id: assigned.as_deref(),
-        keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
-        expiry: (connect.expiry.unwrap_or(0) != asked).then_some(asked),
-        receive_maximum: hub.limits.receive,
-        packet_maximum: u32::try_from(hub.limits.packet).unwrap_or(u32::MAX),
-        alias_maximum: hub.limits.aliases,
-    };
+    let welcome = welcome(&hub, &connect, asked, &attached.session.client, attached.present);
     encode::connack(&mut output, version, &welcome);
     hub.arrived(&device);
     tracing::info!(device = %device, client = &*attached.session.client, peer = %peer.address, transport = peer.transport, protocol = version.name(), present = attached.present, "a child connected");
@@ -160,12 +160,31 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
     let terms = Terms {
         version,
         keep_alive: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500)),
-        packet_maximum: connect.packet_maximum.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+        packet_maximum: most,
         alias_maximum: connect.alias_maximum,
         problem_information: connect.problem_information,
         may_extend: connect.expiry.unwrap_or(0) > 0,
     };
     Connection::new(hub.clone(), attached, terms, input, output).run(reader, writer).await;
+}
+
+/// Bytes of the largest packet that the client takes.
+fn packet_maximum(connect: &Connect) -> usize {
+    connect.packet_maximum.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+/// What `connect` is told when it is let in as `client` for `expiry` seconds.
+fn welcome<'a>(hub: &Hub, connect: &Connect, expiry: u32, client: &'a str, present: bool) -> encode::Welcome<'a> {
+    let keep_alive = server_keep_alive(hub, connect);
+    encode::Welcome {
+        session_present: present,
+        assigned_id: connect.client_id.is_empty().then_some(client),
+        keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+        expiry: (connect.expiry.unwrap_or(0) != expiry).then_some(expiry),
+        receive_maximum: hub.limits.receive,
+        packet_maximum: u32::try_from(hub.limits.packet).unwrap_or(u32::MAX),
+        alias_maximum: hub.limits.aliases,
+    }
 }
 
 /// The keep-alive that counts: what the client said, shortened for those who can be told.
@@ -175,8 +194,7 @@ fn server_keep_alive(hub: &Hub, connect: &Connect) -> u16 {
 }
 
 /// Judges a CONNECT; what is wanted of a session, or why not.
-async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> Result<(Connect, Wanted), Refused> {
-    let connect = wire::connect(version, frame)?;
+async fn greet(hub: &Hub, version: Version, connect: Connect, peer: &Peer) -> Result<(Connect, Wanted), Refused> {
     if connect.has_auth_method {
         return Err(Fault::new(reason::AUTH_METHOD, "extended authentication is not spoken here").into());
     }
@@ -206,8 +224,15 @@ async fn greet(hub: &Hub, version: Version, frame: wire::Frame, peer: &Peer) -> 
         (Version::V4, false) => most,
     };
     let assigned = connect.client_id.is_empty();
-    let client =
+    let client: Arc<str> =
         if assigned { format!("{device}/{}", random_name()).into() } else { connect.client_id.as_str().into() };
+    let mut answer = BytesMut::new();
+    encode::connack(&mut answer, version, &welcome(hub, &connect, expiry, &client, false));
+    let most = packet_maximum(&connect);
+    if answer.len() > most {
+        let text = format!("the CONNACK has {} bytes, and the client takes packets of {most} at most", answer.len());
+        return Err(Fault::new(reason::TOO_LARGE, text).into());
+    }
     let wanted = Wanted {
         client,
         assigned,

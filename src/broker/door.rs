@@ -9,10 +9,12 @@ use std::{
 };
 
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     time::{Instant, error::Elapsed, timeout_at},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -198,31 +200,48 @@ pub async fn accept(
     }
 }
 
-async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, config: Option<Tls>, mut peer: Peer) {
-    if !kind.encrypted() {
-        return match kind {
-            Kind::WebSocket => match timeout_at(peer.deadline, websocket::accept(stream, hub.limits.packet)).await {
-                Ok(Ok(stream)) => connect::serve(hub, stream, peer).await,
-                other => no_websocket(&hub, &peer, other.map(drop)).await,
-            },
-            _ => connect::serve(hub, stream, peer).await,
-        };
+/// Each kind of stream gets a future of its own size: a plain connection should not pay for TLS below a WebSocket.
+async fn greet(hub: Arc<Hub>, kind: Kind, stream: TcpStream, config: Option<Tls>, peer: Peer) {
+    match kind {
+        Kind::Tcp => Box::pin(connect::serve(hub, stream, peer)).await,
+        Kind::WebSocket => Box::pin(frames(hub, stream, peer)).await,
+        Kind::Tls | Kind::WebSocketTls => {
+            let Some(config) = config.map(|config| config.borrow().clone()) else { return };
+            let Some((stream, peer)) = Box::pin(encrypted(&hub, stream, config, peer)).await else { return };
+            match kind {
+                Kind::Tls => Box::pin(connect::serve(hub, stream, peer)).await,
+                _ => Box::pin(frames(hub, stream, peer)).await,
+            }
+        }
     }
-    let Some(config) = config.map(|config| config.borrow().clone()) else { return };
-    let stream = match timeout_at(peer.deadline, tls::accept(config, stream)).await {
-        Ok(Ok(stream)) => stream,
+}
+
+/// The TLS handshake; the stream and who is at its other end.
+async fn encrypted(
+    hub: &Hub,
+    stream: TcpStream,
+    config: Arc<rustls::ServerConfig>,
+    mut peer: Peer,
+) -> Option<(Box<TlsStream<TcpStream>>, Peer)> {
+    match timeout_at(peer.deadline, tls::accept(config, stream)).await {
+        Ok(Ok(stream)) => {
+            peer.certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+            return Some((Box::new(stream), peer));
+        }
         Ok(Err(refused)) => {
             hub.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
             tracing::info!(peer = %peer.address, %refused, "a TLS handshake failed");
-            return hub.identity.handshake_refused(peer.address, &refused).await;
+            hub.identity.handshake_refused(peer.address, &refused).await;
         }
-        Err(_) => return hub.turn_away(peer.address, None, "too-slow", "no TLS handshake in time".into()).await,
-    };
-    peer.certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
-    if kind == Kind::Tls {
-        return connect::serve(hub, stream, peer).await;
+        Err(_) => hub.turn_away(peer.address, None, "too-slow", "no TLS handshake in time".into()).await,
     }
-    match timeout_at(peer.deadline, websocket::accept(stream, hub.limits.packet)).await {
+    None
+}
+
+/// MQTT in a WebSocket, after its handshake.
+async fn frames(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
+    let handshake = Box::pin(timeout_at(peer.deadline, websocket::accept(stream, hub.limits.packet)));
+    match handshake.await {
         Ok(Ok(stream)) => connect::serve(hub, stream, peer).await,
         other => no_websocket(&hub, &peer, other.map(drop)).await,
     }

@@ -36,7 +36,7 @@ impl Connection {
             Packet::PubRel { packet } => self.released(packet),
             Packet::PubComp { packet } => self.completed(packet)?,
             Packet::Subscribe { packet, identifier, filters } => self.subscribe(packet, identifier, filters)?,
-            Packet::Unsubscribe { packet, filters } => self.unsubscribe(packet, filters),
+            Packet::Unsubscribe { packet, filters } => self.unsubscribe(packet, filters)?,
             Packet::PingReq => encode::pong(&mut self.output),
             Packet::Disconnect { reason: code, expiry } => {
                 if let Some(expiry) = expiry {
@@ -99,15 +99,15 @@ impl Connection {
         }
         let at = clock::now();
         let parsed = LocalTopic::parse(&topic);
-        let shadow = topic.starts_with('$');
-        let clears = publish.retain && publish.payload.is_empty() && !shadow;
+        // a request is never retained
+        let request = topic.starts_with('$') || matches!(parsed, LocalTopic::Renewal(_));
+        let clears = publish.retain && publish.payload.is_empty() && !request;
         let message = Arc::new(Message {
             topic,
             payload: Bytes::copy_from_slice(&publish.payload),
             properties: publish.properties,
             qos,
-            // a request to the shadow service is never retained
-            retain: publish.retain && !shadow,
+            retain: publish.retain && !request,
             expires: publish.expiry.map(|seconds| at.plus(i64::from(seconds) * 1000)),
             from: Some(self.session.client.clone()),
         });
@@ -116,6 +116,15 @@ impl Connection {
                 let (reply, answer) = oneshot::channel();
                 let door = door(&self.session.device, &device);
                 self.outbox.push(Inbound { device, topic, payload: message.payload.clone(), at, door, reply, mark });
+                self.committing.push_back(Committing::waiting(answer, message, packet));
+            }
+            LocalTopic::Renewal(device) if device != self.session.device => {
+                let text = format!("{device} alone renews its credential, on a connection of its own");
+                self.refuse(&message.topic, qos, packet, &Refusal::new(RefusalCode::NotAuthorized, text));
+            }
+            LocalTopic::Renewal(_) if !logged => {
+                let aloud = self.errors.allows(Instant::now());
+                let answer = self.hub.renew(&self.session, &message.payload, aloud);
                 self.committing.push_back(Committing::waiting(answer, message, packet));
             }
             _ => {

@@ -23,6 +23,7 @@ mod message;
 mod outgoing;
 mod past;
 mod pending;
+mod renewal;
 mod restore;
 mod retained;
 mod session;

@@ -8,7 +8,7 @@ use super::{
     pending::Ack,
     session::Subscribed,
     trie::split_shared,
-    wire::{Fault, reason},
+    wire::{Fault, encode, reason},
 };
 use crate::{
     bus::ChildEvent,
@@ -25,6 +25,7 @@ const IF_NEW: u8 = 1;
 
 impl Connection {
     pub(super) fn subscribe(&mut self, packet: u16, identifier: u32, filters: Vec<(String, u8)>) -> Result<(), Fault> {
+        self.answerable(filters.len())?;
         let mut codes = Vec::with_capacity(filters.len());
         let mut changes = Vec::new();
         let mut replay = Vec::new();
@@ -87,7 +88,8 @@ impl Connection {
         }
     }
 
-    pub(super) fn unsubscribe(&mut self, packet: u16, filters: Vec<String>) {
+    pub(super) fn unsubscribe(&mut self, packet: u16, filters: Vec<String>) -> Result<(), Fault> {
+        self.answerable(filters.len())?;
         let mut codes = Vec::with_capacity(filters.len());
         let mut changes = Vec::new();
         for text in filters {
@@ -101,6 +103,15 @@ impl Connection {
         }
         let ticket = (!changes.is_empty()).then(|| self.hub.journal.write(changes));
         self.answer(Ack::Many { kind: 11, packet, codes, replay: Vec::new(), filters: Vec::new() }, ticket);
+        Ok(())
+    }
+
+    /// The one answer that a client can make larger than it takes (MQTT 5, 3.1.2-24).
+    fn answerable(&self, filters: usize) -> Result<(), Fault> {
+        if encode::many_ack_size(self.terms.version, filters) <= self.terms.packet_maximum {
+            return Ok(());
+        }
+        Err(Fault::new(reason::TOO_LARGE, "the answer to so many filters is larger than the client takes"))
     }
 
     /// Tells those who keep levels which of the child's own topics it listens to now.

@@ -44,6 +44,7 @@ enum What {
     /// Make a successor; the old one counts until the new one was used
     Rotate {
         /// Id of the credential, from the list
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         id: String,
         #[command(flatten)]
         kind: Kind,
@@ -53,6 +54,7 @@ enum What {
     /// End a credential now; its connection is closed within seconds
     Revoke {
         /// Id of the credential, from the list
+        #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
         id: String,
         #[arg(long)]
         reason: Option<String>,
@@ -250,7 +252,12 @@ impl Kind {
     /// What is asked for; `None` where nothing was said.
     fn body(&self) -> Result<Option<Json>, Trouble> {
         Ok(Some(if let Some(file) = &self.request {
-            let request = fs::read_to_string(file).map_err(Trouble::with(file.display().to_string()))?;
+            let trouble = || Trouble::with(file.display().to_string());
+            let request = String::from_utf8(fs::read(file).map_err(trouble())?).map_err(|_| {
+                let text =
+                    "is no text; expected PKCS #10 in PEM (of DER it is made by openssl req -inform DER -in FILE)";
+                trouble()(io::Error::other(text))
+            })?;
             json!({ "kind": "certificate", "request": request })
         } else if self.certificate {
             json!({ "kind": "certificate" })

@@ -14,7 +14,7 @@ mod simulate;
 mod status;
 mod version;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{any::Any, panic, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -88,8 +88,31 @@ enum Command {
     Completions { shell: clap_complete::Shell },
 }
 
+/// Exit code where whoever read the output has seen enough (`| head`): that of a program which SIGPIPE ended.
+const SEEN_ENOUGH: u8 = 128 + 13;
+
 /// The whole program: parses the arguments, runs one subcommand.
 pub fn main() -> ExitCode {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |told| {
+        if !seen_enough(told.payload()) {
+            usual(told);
+        }
+    }));
+    match panic::catch_unwind(run_one) {
+        Ok(code) => code,
+        Err(payload) if seen_enough(&*payload) => ExitCode::from(SEEN_ENOUGH),
+        Err(payload) => panic::resume_unwind(payload),
+    }
+}
+
+/// Whether a panic is that of `println!` on a pipe that nobody reads any more.
+fn seen_enough(payload: &(dyn Any + Send)) -> bool {
+    let text = payload.downcast_ref::<String>();
+    text.is_some_and(|text| text.starts_with("failed printing to stdout") && text.contains("(os error 32)"))
+}
+
+fn run_one() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments),

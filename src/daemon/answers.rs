@@ -185,9 +185,10 @@ impl Rooms {
         let from = last.address.map(|address| format!(" from {address}")).unwrap_or_default();
         let n = lately.len();
         let clients = if n == 1 { "One client was".to_owned() } else { format!("{n} clients were") };
+        let often = if last.count == 1 { "once".to_owned() } else { format!("{} times", last.count) };
         let text = format!(
-            "{clients} refused at the broker in the last minutes; the latest is {who}{from}, {} times: {}",
-            last.count, last.text
+            "{clients} refused at the broker in the last minutes; the latest is {who}{from}, {often}: {}",
+            last.text
         );
         Some(Notice { urgent: false, text })
     }

@@ -6,14 +6,14 @@ use std::{path::Path, sync::Arc, time::Duration};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PublicKeyData, RevocationReason, RevokedCertParams, SanType, SerialNumber, SubjectPublicKeyInfo,
+    PublicKeyData, RevocationReason, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
 use time::OffsetDateTime;
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
 use super::{
     files::{self, FileError},
+    request::Request,
     secret::{Secret, random, sha256},
 };
 use crate::model::{ids::DeviceId, time::Millis};
@@ -37,9 +37,7 @@ pub enum AuthorityError {
     File(#[from] FileError),
     #[error("certificate: {0}")]
     Sign(#[from] rcgen::Error),
-    #[error(
-        "this is no certificate signing request: {0}; expected PKCS #10 in PEM (-----BEGIN CERTIFICATE REQUEST-----)"
-    )]
+    #[error("the certificate signing request: {0}")]
     Request(String),
 }
 
@@ -117,7 +115,7 @@ impl Authority {
         now: Millis,
         life: Duration,
     ) -> Result<Leaf, AuthorityError> {
-        let key = request_key(request)?;
+        let key = Request::read(request)?.key()?;
         self.sign(child(device), &key, now, i64::try_from(life.as_millis()).unwrap_or(i64::MAX))
     }
 
@@ -219,26 +217,6 @@ fn make(name: &str, begun: Millis, now: Millis) -> Result<(String, Secret), Auth
     serial[0] = serial[0] & 0x7f | 0x40;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok((params.self_signed(&key)?.pem(), Secret::new(key.serialize_pem())))
-}
-
-/// The public key of a signing request whose own signature holds: whoever asks has the private key.
-fn request_key(request: &str) -> Result<SubjectPublicKeyInfo, AuthorityError> {
-    let der = rustls_pki_types::CertificateSigningRequestDer::from_pem_slice(request.as_bytes())
-        .map_err(|e| AuthorityError::Request(e.to_string()))?;
-    let (_, parsed) = X509CertificationRequest::from_der(&der).map_err(|e| AuthorityError::Request(e.to_string()))?;
-    parsed.verify_signature().map_err(|_| AuthorityError::Request("its signature does not hold".into()))?;
-    let key = &parsed.certification_request_info.subject_pki;
-    if let Ok(x509_parser::public_key::PublicKey::RSA(rsa)) = key.parsed()
-        && rsa.key_size() < 2048
-    {
-        return Err(AuthorityError::Request(format!(
-            "its RSA key has {} bits, at least 2048 are needed",
-            rsa.key_size()
-        )));
-    }
-    SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| {
-        AuthorityError::Request("its key is of a kind that is not known here (use P-256, P-384, Ed25519 or RSA)".into())
-    })
 }
 
 fn common_name(name: &str) -> DistinguishedName {

@@ -57,7 +57,8 @@ fn device(certificate: &X509Certificate<'_>) -> Option<DeviceId> {
 /// Reads the first certificate of a PEM text, and gives it back without what surrounds it.
 pub(super) fn read_pem(text: &str) -> Result<(Presented, String), String> {
     const EXPECTED: &str = "expected a certificate in PEM (-----BEGIN CERTIFICATE-----)";
-    let der = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|e| format!("{e}; {EXPECTED}"))?;
+    let der = CertificateDer::from_pem_slice(text.as_bytes())
+        .map_err(|_| format!("there is none in it, or it is damaged; {EXPECTED}"))?;
     let begin = text.find("-----BEGIN CERTIFICATE-----").ok_or(EXPECTED)?;
     const END: &str = "-----END CERTIFICATE-----";
     let end = text[begin..].find(END).ok_or(EXPECTED)? + begin + END.len();

@@ -10,6 +10,7 @@ use super::{
     password::{self, check_password},
     secret::{Secret, new_code, new_id, new_token, read_code},
     table::Entry,
+    trail::Knock,
 };
 use crate::{
     clock,
@@ -184,15 +185,25 @@ impl Identity {
     ) -> Result<Issued, IdentityError> {
         let refused = || IdentityError::Refused("this code is unknown, was used, or has run out".into());
         let ip = address.map(|address| address.ip());
-        self.slowed("enrolment", ip)?;
         let now = clock::now();
-        let found = match read_code(code) {
-            Some(proof) => self.inner.store.code(proof.to_vec(), now).await?.filter(|code| code.purpose == "enrol"),
-            None => None,
+        let found = match (self.slowed("enrolment", ip), read_code(code)) {
+            (Err(busy), _) => Err(busy),
+            (Ok(()), Some(proof)) => {
+                let found = self.inner.store.code(proof.to_vec(), now).await?;
+                found.filter(|code| code.purpose == "enrol").ok_or_else(refused)
+            }
+            (Ok(()), None) => Err(refused()),
         };
-        let Some(found) = found else {
-            self.blame("enrolment", ip);
-            return Err(refused());
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                if matches!(error, IdentityError::Refused(_)) {
+                    self.blame("enrolment", ip);
+                }
+                let text = format!("enrolment: {error}");
+                self.knocked(Knock { device: None, address: ip, reason: "enrolment", text }).await;
+                return Err(error);
+            }
         };
         let device = DeviceId::new(&found.subject).map_err(|error| IdentityError::Refused(error.to_string()))?;
         let what = request.map_or(Issue::Token, Issue::Request);

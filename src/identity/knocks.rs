@@ -6,7 +6,7 @@ use super::{
     Identity,
     child::{Login, LoginRefused, Principal},
     door::account,
-    tls::HandshakeRefused,
+    handshake::HandshakeRefused,
     trail::{Knock, Refused},
 };
 use crate::{
@@ -34,7 +34,7 @@ impl Identity {
     /// A TLS handshake failed at `address`.
     pub async fn handshake_refused(&self, address: SocketAddr, refused: &HandshakeRefused) {
         let knock = Knock {
-            device: refused.claimed.as_ref().map(DeviceId::as_str),
+            device: refused.device().map(DeviceId::as_str),
             address: Some(address.ip()),
             reason: refused.word(),
             text: format!("TLS: {refused}"),

@@ -16,11 +16,13 @@ mod credentials;
 mod door;
 mod files;
 mod guess;
+mod handshake;
 mod knocks;
 mod names;
 mod overview;
 mod password;
 mod renewal;
+mod request;
 mod rotation;
 mod secret;
 mod sessions;
@@ -36,8 +38,10 @@ pub mod tls;
 mod tests;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
 };
 
 use tokio::sync::broadcast;
@@ -131,6 +135,8 @@ struct Inner {
     /// Key of the keyed hashes of passwords that were right once; lives as long as the process.
     quick: aws_lc_rs::hmac::Key,
     changed: broadcast::Sender<DeviceId>,
+    /// Who asked for renewal of late, and when its share is full again.
+    renewals: Mutex<HashMap<DeviceId, Instant>>,
     tls: tls::Swap,
     shown: Mutex<tend::Shown>,
     desk: login::Desk,
@@ -166,6 +172,7 @@ impl Identity {
             hashing: password::Hashing::new(),
             quick: aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret::random::<32>()),
             changed: broadcast::channel(CHANGES).0,
+            renewals: Mutex::default(),
             desk,
         };
         Ok(Identity { inner: Arc::new(inner) })

@@ -1,16 +1,22 @@
 //! When a certificate falls due, and how a child renews it by itself: the old certificate vouches for the new request.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, pem::PemObject};
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer, public_key::PublicKey};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::public_key::PublicKey;
 
 use super::{
-    Identity, IdentityError, certificate,
+    CredentialKind, Identity, IdentityError, certificate,
+    child::Principal,
     credentials::{Issue, Issued},
     door::still_good,
+    request::Request,
     secret::sha256,
     table::Entry,
     trail::Knock,
@@ -19,6 +25,10 @@ use crate::{
     clock,
     model::{ids::DeviceId, time::Millis},
 };
+
+/// Renewals a child may ask for at once, as if each answer was lost, and how long it takes until it is one more.
+const ASKS: u32 = 20;
+const ASK_EVERY: Duration = Duration::from_secs(60);
 
 impl Identity {
     /// From when on this certificate is to be renewed; `None` for what does not run out.
@@ -51,15 +61,8 @@ impl Identity {
     ) -> Result<Issued, IdentityError> {
         match self.vouched(certificate, &request, proof) {
             Ok((old, device)) => {
-                let from = address.map(|address| address.to_string()).unwrap_or_default();
-                let known = self.inner.store.device(&device).await?;
-                if let Some(lifecycle) = known.map(|device| device.lifecycle).filter(|l| !l.may_talk()) {
-                    return Err(IdentityError::Refused(format!("{device} is {lifecycle:?}").to_lowercase()));
-                }
-                self.forget_unused(&old, &device).await?;
-                let issued = self.rotate(&old, Some(Issue::Request(request)), device.as_str()).await?;
-                tracing::info!(%device, address = from, "a child renewed its certificate");
-                Ok(issued)
+                self.may_ask(&device)?;
+                self.succeed(&old, &device, request, address).await
             }
             // Nothing can be guessed here, so nobody is slowed down.
             Err(refused) => {
@@ -67,6 +70,90 @@ impl Identity {
                 self.knocked(Knock { device: None, address, reason: "renewal", text: refused.clone() }).await;
                 Err(IdentityError::Refused(refused))
             }
+        }
+    }
+
+    /// The same for a child on a connection that its certificate opened: the handshake has proved that it holds the
+    /// old key, so that the request (PEM) may be for any.
+    pub async fn renew_connected(
+        &self,
+        principal: &Principal,
+        request: String,
+        address: Option<SocketAddr>,
+    ) -> Result<Issued, IdentityError> {
+        let Principal { device, credential, kind, .. } = principal;
+        self.may_ask(device)?;
+        let found = match kind {
+            CredentialKind::Certificate => {
+                let table = self.table();
+                let entry = table.get(&credential.0).ok_or_else(|| "this credential is gone".to_owned());
+                entry.and_then(|entry| self.ripe(entry))
+            }
+            CredentialKind::Token | CredentialKind::Password => Err(format!(
+                "this connection was opened with a {}, and only certificates are renewed by the child; a {0} does not \
+                 run out and is replaced at the gateway (headgate credential rotate)",
+                kind.as_str()
+            )),
+        };
+        let issued = match found {
+            Ok(()) => self.succeed(&credential.0, device, request, address).await,
+            Err(refused) => Err(IdentityError::Refused(refused)),
+        };
+        if let Err(error) = &issued {
+            let (device, address) = (Some(device.as_str()), address.map(|address| address.ip()));
+            self.knocked(Knock { device, address, reason: "renewal", text: error.to_string() }).await;
+        }
+        issued
+    }
+
+    /// A certificate that may be renewed has a successor made for the key in `request`.
+    async fn succeed(
+        &self,
+        old: &str,
+        device: &DeviceId,
+        request: String,
+        address: Option<SocketAddr>,
+    ) -> Result<Issued, IdentityError> {
+        let known = self.inner.store.device(device).await?;
+        if let Some(lifecycle) = known.map(|device| device.lifecycle).filter(|l| !l.may_talk()) {
+            return Err(IdentityError::Refused(format!("{device} is {lifecycle:?}").to_lowercase()));
+        }
+        self.forget_unused(old, device).await?;
+        let issued = self.rotate(old, Some(Issue::Request(request)), device.as_str()).await?;
+        let from = address.map(|address| address.to_string()).unwrap_or_default();
+        tracing::info!(%device, address = from, "a child renewed its certificate");
+        Ok(issued)
+    }
+
+    /// Each request that is granted signs and is written down: a child that asks without end gets no further.
+    fn may_ask(&self, device: &DeviceId) -> Result<(), IdentityError> {
+        let now = Instant::now();
+        let mut asked = self.inner.renewals.lock().unwrap_or_else(|e| e.into_inner());
+        // Whose share is full again is as one who never asked.
+        asked.retain(|_, free_at| *free_at > now);
+        let free_at = asked.get(device).copied().unwrap_or(now);
+        if free_at > now + ASK_EVERY * (ASKS - 1) {
+            let wait = (free_at - now).saturating_sub(ASK_EVERY * (ASKS - 1));
+            let text = format!("{device} asks for renewal too often; ask again in {} s", wait.as_secs() + 1);
+            return Err(IdentityError::Busy(text));
+        }
+        asked.insert(device.clone(), free_at + ASK_EVERY);
+        Ok(())
+    }
+
+    /// Whether this certificate may be renewed now, and why not.
+    fn ripe(&self, entry: &Entry) -> Result<(), String> {
+        if entry.stored.serial.is_none() {
+            return Err("another authority signed this certificate; its successor comes from there".into());
+        }
+        let now = clock::now();
+        still_good(entry, now).map_err(|refused| refused.outside())?;
+        match self.due(entry).filter(|due| *due > now) {
+            Some(due) => {
+                let days = due.since(now) / 86_400_000 + 1;
+                Err(format!("this certificate is not due yet; come back in {days} days"))
+            }
+            None => Ok(()),
         }
     }
 
@@ -93,20 +180,13 @@ impl Identity {
     fn vouched(&self, pem: &str, request: &str, proof: Option<&str>) -> Result<(String, DeviceId), String> {
         let (presented, _) = certificate::read_pem(pem)?;
         let table = self.table();
-        let entry = table.by_fingerprint(&presented.fingerprint).filter(|entry| entry.stored.serial.is_some());
+        let entry = table.by_fingerprint(&presented.fingerprint);
         let entry = entry.ok_or("this certificate is none of this gateway's")?;
-        still_good(entry, clock::now()).map_err(|refused| refused.outside())?;
-        let now = clock::now();
-        if let Some(due) = self.due(entry).filter(|due| *due > now) {
-            let days = due.since(now) / 86_400_000 + 1;
-            return Err(format!("this certificate is not due yet; come back in {days} days"));
-        }
+        self.ripe(entry)?;
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| e.to_string())?;
         let (_, old) = x509_parser::parse_x509_certificate(&der).map_err(|e| e.to_string())?;
-        let wanted = CertificateSigningRequestDer::from_pem_slice(request.as_bytes())
-            .map_err(|e| format!("the request: {e}; expected PKCS #10 in PEM"))?;
-        let (_, parsed) = X509CertificationRequest::from_der(&wanted).map_err(|e| e.to_string())?;
-        if parsed.certification_request_info.subject_pki.raw != old.public_key().raw {
+        let wanted = Request::read(request).map_err(|e| e.to_string())?;
+        if wanted.raw_key().map_err(|e| e.to_string())? != old.public_key().raw {
             let proof = proof.ok_or("a request for another key needs a \"proof\": the old key's signature over it")?;
             let proof = BASE64_STANDARD.decode(proof.trim()).map_err(|e| format!("the proof is no Base64: {e}"))?;
             let key = old.public_key();
@@ -117,7 +197,7 @@ impl Identity {
                 _ => &signature::ED25519,
             };
             UnparsedPublicKey::new(kind, &key.subject_public_key.data)
-                .verify(&wanted, &proof)
+                .verify(wanted.der(), &proof)
                 .map_err(|_| "the proof is not the old key's signature over this request")?;
         }
         Ok((entry.stored.id.to_string(), entry.stored.device.clone()))

@@ -3,7 +3,7 @@
 //! One provider (aws-lc-rs), TLS 1.3 and 1.2 only. On listeners that ask for client certificates there is no session
 //! resumption: a ticket would let a revoked child back in (RFC 8446 section 2.2).
 
-use std::{cell::RefCell, fmt, io, path::Path, sync::Arc};
+use std::{cell::RefCell, fmt, path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -20,10 +20,9 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    certificate,
     files::{self, FileError},
+    handshake::{HandshakeRefused, Shown},
 };
-use crate::model::ids::DeviceId;
 
 /// Why a TLS end cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -140,48 +139,8 @@ fn configs(material: &Material) -> Result<(Arc<ServerConfig>, Arc<ServerConfig>)
 }
 
 tokio::task_local! {
-    /// What a refused certificate said it was, in the handshake this task waits for.
-    static CLAIMED: RefCell<Option<DeviceId>>;
-}
-
-/// A handshake of a child that failed.
-#[derive(Debug)]
-pub struct HandshakeRefused {
-    /// Whose certificate it was, as that certificate says.
-    pub claimed: Option<DeviceId>,
-    pub error: io::Error,
-}
-
-impl fmt::Display for HandshakeRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Since rustls 0.23 its text for an early end advertises a page.
-        match (&self.claimed, self.error.kind()) {
-            (_, io::ErrorKind::UnexpectedEof) => f.write_str("the other side hung up")?,
-            _ => write!(f, "{}", self.error)?,
-        }
-        self.claimed.as_ref().map_or(Ok(()), |device| write!(f, " (the certificate names {device})"))
-    }
-}
-
-impl HandshakeRefused {
-    /// A word for counting.
-    pub fn word(&self) -> &'static str {
-        use rustls::{CertificateError as C, Error};
-        let Some(error) = self.error.get_ref().and_then(|error| error.downcast_ref::<Error>()) else {
-            return "handshake-broken";
-        };
-        match error {
-            Error::InvalidCertificate(error) => match error {
-                C::Expired | C::ExpiredContext { .. } => "certificate-expired",
-                C::NotValidYet | C::NotValidYetContext { .. } => "certificate-not-yet-valid",
-                C::Revoked => "certificate-revoked",
-                C::UnknownIssuer => "certificate-unknown-issuer",
-                C::InvalidPurpose | C::InvalidPurposeContext { .. } => "certificate-wrong-usage",
-                _ => "certificate-refused",
-            },
-            _ => "handshake-refused",
-        }
-    }
+    /// The certificate that was refused in the handshake this task waits for.
+    static SHOWN: RefCell<Option<Shown>>;
 }
 
 /// The listener's side of a handshake with a child.
@@ -190,13 +149,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let shake = async {
-        let told = |error| HandshakeRefused { claimed: CLAIMED.with(RefCell::take), error };
+        let told = |error| HandshakeRefused { shown: SHOWN.with(RefCell::take), error };
         TlsAcceptor::from(config).accept(stream).await.map_err(told)
     };
-    CLAIMED.scope(RefCell::default(), shake).await
+    SHOWN.scope(RefCell::default(), shake).await
 }
 
-/// The verifier of client certificates, which remembers whose certificate it refused.
+/// The verifier of client certificates, which remembers the certificate it refused.
 #[derive(Debug)]
 struct Naming(Arc<dyn danger::ClientCertVerifier>);
 
@@ -220,9 +179,8 @@ impl danger::ClientCertVerifier for Naming {
         now: UnixTime,
     ) -> Result<danger::ClientCertVerified, rustls::Error> {
         self.0.verify_client_cert(leaf, chain, now).inspect_err(|_| {
-            let claimed = certificate::read(leaf).ok().and_then(|presented| presented.device);
             // Outside of `accept` nobody asks.
-            let _ = CLAIMED.try_with(|cell| cell.replace(claimed));
+            let _ = SHOWN.try_with(|cell| cell.replace(Some(Shown::read(leaf))));
         })
     }
 

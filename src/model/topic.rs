@@ -7,6 +7,9 @@ pub const CHILD_ROOT: &str = "devices/";
 /// Topic root of the device shadow and jobs services.
 pub const THINGS_ROOT: &str = "$aws/things/";
 
+/// Where a child asks for the successor of its certificate, below its own root; the answers are levels below it.
+pub const RENEWAL: &str = "credential/renew";
+
 /// What a child may say below its own subtree, and the gateway takes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChildTopic {
@@ -70,6 +73,8 @@ pub enum JobsTopic {
 pub enum LocalTopic {
     /// Taken in by the gateway, acknowledged after the commit.
     Ingest(DeviceId, ChildTopic),
+    /// `credential/renew`: asked of the broker itself, which knows the credential that opened the connection.
+    Renewal(DeviceId),
     /// Said by the gateway alone (answers, delta, commands, …): a client that publishes it is refused.
     GatewayOnly(DeviceId),
     /// Anything else: routed between children where a grant allows it.
@@ -83,6 +88,7 @@ impl LocalTopic {
             let Some((id, rest)) = rest.split_once('/') else { return LocalTopic::Plain };
             let Ok(device) = DeviceId::new(id) else { return LocalTopic::Plain };
             return match parse_child(rest) {
+                _ if rest == RENEWAL => LocalTopic::Renewal(device),
                 Some(Some(topic)) => LocalTopic::Ingest(device, topic),
                 Some(None) => LocalTopic::GatewayOnly(device),
                 None => LocalTopic::Plain,
@@ -116,7 +122,9 @@ fn parse_child(rest: &str) -> Option<Option<ChildTopic>> {
         | "config/desired"
         | "diagnostics/request"
         | "errors"
-        | "status" => {
+        | "status"
+        | "credential/renew/accepted"
+        | "credential/renew/rejected" => {
             return Some(None);
         }
         _ => {
@@ -187,6 +195,8 @@ mod tests {
             "devices/d1/delta",
             "devices/d1/commands/reboot",
             "devices/d1/errors",
+            "devices/d1/credential/renew/accepted",
+            "devices/d1/credential/renew/rejected",
         ] {
             assert!(matches!(LocalTopic::parse(topic), LocalTopic::GatewayOnly(_)), "{topic}");
         }
@@ -197,5 +207,7 @@ mod tests {
         assert_eq!(ingest("devices/d1/commands/reboot/response"), ChildTopic::CommandResponse("reboot".into()));
         assert_eq!(LocalTopic::parse("devices/d1/own/topic"), LocalTopic::Plain);
         assert_eq!(LocalTopic::parse("devices/bad id/telemetry"), LocalTopic::Plain);
+        let d1 = DeviceId::new("d1").expect("id");
+        assert_eq!(LocalTopic::parse("devices/d1/credential/renew"), LocalTopic::Renewal(d1));
     }
 }

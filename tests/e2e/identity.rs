@@ -165,6 +165,12 @@ fn every_way_to_prove_who_one_is_opens_its_own_door_and_no_other() {
     assert!(papers.measures(door.tls, "valve-3", &[]).0);
     let again = door.try_credential(&["issue", "valve-3", "--request", &request, "--out", &out]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"), "{again:?}");
+    let der = door.pocket("k.der").display().to_string();
+    output("openssl", &["req", "-in", &request, "-outform", "DER", "-out", &der]);
+    let binary = door.try_credential(&["issue", "valve-4", "--request", &der]);
+    assert!(String::from_utf8_lossy(&binary.stderr).contains("openssl req -inform DER"), "{binary:?}");
+    let nothing = door.try_credential(&["revoke", ""]);
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("value is required"), "{nothing:?}");
     let own = door.try_credential(&["issue", "gw"]);
     assert!(!own.status.success(), "the gateway's own name was given away");
 
@@ -201,6 +207,9 @@ fn a_child_enrols_itself_with_a_code_once() {
     // Guessing is slowed down long before it could help.
     let answers: Vec<Json> = (0..10).map(|n| curl(&json!({"code": format!("AAAA-AAAA-{n:04}")}))).collect();
     assert_eq!(answers[9]["code"], "busy", "{answers:?}");
+    let refused = door.gateway.get("/v1/credentials/refused");
+    let guessed = refused.as_array().expect("a list").iter().find(|r| r["reason"] == "enrolment").expect("it is shown");
+    assert_eq!(guessed["count"], 11, "{refused}");
 }
 
 #[test]

@@ -194,3 +194,17 @@ fn altered_firmware_is_refused_and_the_cloud_is_told_why() {
     let offered: Vec<_> = offers.on("devices/room/update/command").iter().map(|offer| offer["jobId"].clone()).collect();
     assert!(offered.iter().all(|job| job == "good"), "{offered:?}");
 }
+
+#[test]
+fn a_pipe_that_nobody_reads_to_its_end_is_no_crash() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_headgate"))
+        .arg("version")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("headgate starts");
+    drop(child.stdout.take());
+    let done = child.wait_with_output().expect("waited");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(141) && said.is_empty(), "{:?}: {said}", done.status);
+}

@@ -187,24 +187,35 @@ pub fn connack(out: &mut BytesMut, version: Version, welcome: &Welcome<'_>) {
     out.put_slice(&properties);
 }
 
-/// The answer to a CONNECT that is refused. Without a code of its own a 3.1.1 client just sees the end.
-pub fn refuse(out: &mut BytesMut, version: Version, code: u8, why: &str) {
-    match version {
-        Version::V4 => {
-            if let Some(code) = reason::connack_v4(code) {
-                out.put_slice(&[0x20, 2, 0, code]);
-            }
+/// The answer to a CONNECT that is refused, in at most `most` bytes: without its text where that is too long, without
+/// a word where nothing fits. Without a code of its own a 3.1.1 client just sees the end.
+pub fn refuse(out: &mut BytesMut, version: Version, code: u8, why: &str, most: usize) {
+    if version == Version::V4 {
+        if let Some(code) = reason::connack_v4(code) {
+            out.put_slice(&[0x20, 2, 0, code]);
         }
-        Version::V5 => {
-            let mut properties = BytesMut::new();
+        return;
+    }
+    for why in [Some(why), None] {
+        let mut properties = BytesMut::new();
+        if let Some(why) = why {
             reason_string(&mut properties, why);
+        }
+        let remaining = 2 + variable_len(properties.len()) + properties.len();
+        if 1 + variable_len(remaining) + remaining <= most {
             out.put_u8(0x20);
-            variable(out, 2 + variable_len(properties.len()) + properties.len());
+            variable(out, remaining);
             out.put_slice(&[0, code]);
             variable(out, properties.len());
-            out.put_slice(&properties);
+            return out.put_slice(&properties);
         }
     }
+}
+
+/// Bytes of the SUBACK or UNSUBACK to so many filters.
+pub fn many_ack_size(version: Version, filters: usize) -> usize {
+    let remaining = 2 + usize::from(version == Version::V5) + filters;
+    1 + variable_len(remaining) + remaining
 }
 
 /// DISCONNECT from the server; 3.1.1 has none.

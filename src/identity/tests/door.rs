@@ -147,7 +147,7 @@ async fn a_password_is_hashed_once_and_guessing_it_is_slowed() {
     let chosen = Issue::Password(Secret::new(password));
     home.identity.issue(&id("panel"), chosen, "cli").await.expect("issue");
     home.identity.authenticate(login("panel", password)).await.expect("first login");
-    let again = std::time::Instant::now();
+    let again = Instant::now();
     for _ in 0..50 {
         home.identity.authenticate(login("panel", password)).await.expect("comes back");
     }

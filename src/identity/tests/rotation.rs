@@ -69,6 +69,32 @@ async fn a_certificate_that_is_due_vouches_for_the_next_one() {
 }
 
 #[tokio::test]
+async fn a_connection_renews_the_certificate_that_opened_it_so_often_and_no_other() {
+    let home = Home::with(short()).await;
+    let (issued, _) = due(&home).await;
+    let mut principal = Principal {
+        device: issued.device.clone(),
+        groups: vec![],
+        credential: issued.id.clone(),
+        kind: CredentialKind::Certificate,
+        expires: issued.expires,
+    };
+    let wish = || request(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("key"));
+    for attempt in 0..20 {
+        let next = home.identity.renew_connected(&principal, wish(), None).await;
+        assert!(next.is_ok(), "attempt {attempt}: {:?}", next.err());
+    }
+    let often = home.identity.renew_connected(&principal, wish(), None).await.expect_err("too often");
+    assert!(matches!(&often, IdentityError::Busy(text) if text.contains("ask again in")), "{often}");
+    // What never runs out is not renewed, and says so.
+    principal.device = id("meter-x");
+    principal.kind = CredentialKind::Token;
+    let token = home.identity.renew_connected(&principal, wish(), None).await.expect_err("a token").to_string();
+    assert!(token.contains("opened with a token"), "{token}");
+    assert!(home.identity.refusals().iter().any(|r| r.reason == "renewal" && r.device.as_deref() == Some("meter-x")));
+}
+
+#[tokio::test]
 async fn a_certificate_that_is_not_due_revoked_or_foreign_vouches_for_nothing() {
     let home = Home::new().await;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("key");

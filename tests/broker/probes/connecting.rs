@@ -104,6 +104,14 @@ pub fn probes() -> Vec<Probe> {
         probe("5 3.1.2.11: a maximum packet size of 0", {
             refused(&connect5("a").with(&[&[39, 0, 0, 0, 0]]), &[0x82])
         }),
+        probe("5 3.1.2-24: no CONNACK that is larger than the client takes", {
+            refused(&connect5("a").with(&[&[39, 0, 0, 0, 15]]), &[0, 0x95])
+        }),
+        probe("5 3.1.2-24: nor a refusal", refused(&connect5("a").with(&[&[39, 0, 0, 0, 4]]), &[0])),
+        probe("5 3.1.2-24: a refusal's text is left out where it does not fit", {
+            let connect = connect5("a").flags(0xC2).with(&[&[39, 0, 0, 0, 5]]).rest(&[&credentials]);
+            vec![Send("a", connect.bytes()), Like("a", vec![0x20, 0, 0x86, 0]), Closed("a")]
+        }),
         probe("5: a receive maximum twice", refused(&connect5("a").with(&[&[33, 0, 5], &[33, 0, 5]]), &[0x82])),
         probe("5: a session expiry twice", {
             refused(&connect5("a").with(&[&[17, 0, 0, 0, 5], &[17, 0, 0, 0, 5]]), &[0x82])

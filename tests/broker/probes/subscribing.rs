@@ -67,6 +67,24 @@ pub fn probes() -> Vec<Probe> {
             ],
         ),
         probe(
+            "5 3.1.2-24: no SUBACK that is larger than the client takes",
+            vec![
+                Up("a", connect5("a").with(&[&[39, 0, 0, 0, 60]]), false),
+                Send("a", V5.subscribe(1, &[("many", 0); 56])),
+                Ends("a", &[0x95]),
+            ],
+        ),
+        probe(
+            "5 3.1.2-24: nor an UNSUBACK",
+            vec![
+                Up("a", connect5("a").with(&[&[39, 0, 0, 0, 60]]), false),
+                Send("a", V5.unsubscribe(1, &["many"; 55])),
+                Like("a", vec![0xB0, 0, 1, 0]),
+                Send("a", V5.unsubscribe(2, &["many"; 56])),
+                Ends("a", &[0x95]),
+            ],
+        ),
+        probe(
             "3.8.4-3: a subscription again replaces it",
             vec![
                 up("a"),
