@@ -99,11 +99,10 @@ impl Identity {
     pub async fn rotate(&self, id: &str, what: Option<Issue>, by: &str) -> Result<Issued, IdentityError> {
         let old = self.table().get(id).map(|entry| entry.stored.clone());
         let old = old.ok_or_else(|| unknown(id))?;
+        let revoked =
+            || IdentityError::Refused(format!("credential {id} was revoked; issue a new one for {}", old.device));
         if old.revoked.is_some() {
-            return Err(IdentityError::Refused(format!(
-                "credential {id} was revoked; issue a new one for {}",
-                old.device
-            )));
+            return Err(revoked());
         }
         let what = match (what, old.kind) {
             (Some(what), _) => what,
@@ -113,9 +112,11 @@ impl Identity {
                 return Err(IdentityError::Refused("give the new password, or rotate to a token".into()));
             }
         };
-        let (issued, stored) = self.make(&old.device, what, by, Some(old.id)).await?;
+        let (issued, stored) = self.make(&old.device, what, by, Some(old.id.clone())).await?;
         let trace = trace(by, "credential.rotate", &stored).detail(format!("{} replaces {id}", stored.id));
-        self.inner.store.add_credential(stored.clone(), trace).await?;
+        if !self.inner.store.add_credential(stored.clone(), trace).await? {
+            return Err(revoked());
+        }
         self.table_mut().add(stored);
         Ok(issued)
     }

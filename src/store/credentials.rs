@@ -152,10 +152,18 @@ impl Store {
         .await
     }
 
-    pub async fn add_credential(&self, credential: StoredCredential, trace: AuditEntry) -> Result<(), StoreError> {
+    /// Stores a credential. `false`: the one that it replaces was revoked in the meantime, nothing was stored.
+    pub async fn add_credential(&self, credential: StoredCredential, trace: AuditEntry) -> Result<bool, StoreError> {
         self.write(move |writer| {
+            if let Some(old) = &credential.replaces {
+                let sql = "SELECT EXISTS (SELECT 1 FROM credentials WHERE id = ?1 AND revoked IS NULL)";
+                if !writer.connection.prepare_cached(sql)?.query_row([&**old], |row| row.get(0))? {
+                    return Ok(false);
+                }
+            }
             writer.insert_credential(&credential)?;
-            writer.audit(&trace)
+            writer.audit(&trace)?;
+            Ok(true)
         })
         .await
     }
@@ -314,6 +322,21 @@ mod tests {
             last_used: None,
             replaces: None,
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_revoked_has_no_successor() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, _thread) = Store::open(folder.path()).expect("open");
+        let trace = || AuditEntry::done("test", "credential.rotate", "meter-1");
+        let next = |id: &str| StoredCredential { replaces: Some("a".into()), ..credential(id) };
+        assert!(store.add_credential(credential("a"), trace()).await.expect("new"));
+        assert!(store.add_credential(next("b"), trace()).await.expect("valid still"));
+        store.revoke_credentials(vec!["a".into()], Millis(5), "stolen".into(), trace()).await.expect("revoked");
+        // As it meets a renewal that began before.
+        assert!(!store.add_credential(next("c"), trace()).await.expect("asked"));
+        let ids: Vec<String> = store.credentials().await.expect("list").iter().map(|c| c.id.to_string()).collect();
+        assert_eq!(ids, ["a", "b"]);
     }
 
     #[tokio::test]

@@ -30,7 +30,10 @@ pub struct Candidate {
 /// Scales that devices use, the usual first.
 const SCALES: [f64; 9] = [1.0, 0.1, 0.01, 0.001, 10.0, 100.0, 1000.0, 0.0001, 0.5];
 
-/// Candidates, best first. `registers` are (address, word) in order of address, holes allowed.
+/// So many candidates are told, whatever they are.
+const MOST: usize = 20;
+
+/// The best candidates, best first, and the best exact one of each type. `registers` are (address, word) in order of address, holes allowed.
 pub fn solve(registers: &[(u16, u16)], address: u16, display: f64) -> Vec<Candidate> {
     let mut found = Vec::new();
     for start in 0..registers.len() {
@@ -54,7 +57,13 @@ pub fn solve(registers: &[(u16, u16)], address: u16, display: f64) -> Vec<Candid
         }
     }
     found.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.address.cmp(&b.address)));
-    found.truncate(20);
+    // A small number in a large type reads alike in many ways: whoever knows the type from a manual finds it all the same.
+    let mut exact = BTreeSet::new();
+    let mut place = 0..;
+    found.retain(|one| {
+        let first = one.off_by == 0.0 && exact.insert(one.kind.clone());
+        place.next().is_some_and(|place| place < MOST) || first
+    });
     found
 }
 
@@ -155,6 +164,15 @@ mod tests {
     fn a_maker_who_counts_from_one_is_found_next_door() {
         let best = &solve(&[(9, 0x4366), (10, 0x6666), (11, 0)], 10, 230.4)[0];
         assert_eq!((best.address, best.kind.as_str()), (9, "f32"));
+    }
+
+    #[test]
+    fn a_small_number_in_a_large_type_is_found_by_who_knows_the_type() {
+        // Byte-swapped u64 of 26882: shorter types and other orders explain it in more than twenty ways.
+        let registers: Vec<(u16, u16)> = (100..).zip([0, 0, 0, 0x0269]).collect();
+        let found = solve(&registers, 100, 26882.0);
+        let sought = found.iter().find(|one| one.kind == "u64").expect("among them");
+        assert_eq!((sought.address, sought.order, sought.off_by), (100, "BADC", 0.0), "{found:?}");
     }
 
     proptest! {
