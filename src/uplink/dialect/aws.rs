@@ -12,7 +12,7 @@ use crate::{
     },
     uplink::sync::{
         look::Key,
-        pair::{Heard, Request, Token},
+        words::{Heard, Request, Token},
     },
 };
 

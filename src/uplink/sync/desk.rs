@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::{
     look::Key,
-    pair::{Heard, Looked, Next, Pair, Patience, Request, Settle},
+    pair::Pair,
+    words::{Heard, Looked, Next, Patience, Request, Settle},
 };
 use crate::{
     model::{ids::DeviceId, time::Millis},

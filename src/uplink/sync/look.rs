@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-use super::pair::{Looked, News, Request, Settle};
+use super::words::{Looked, News, Request, Settle};
 
 /// Device and shadow name; the classic shadow's name is empty.
 pub type Key = (DeviceId, String);

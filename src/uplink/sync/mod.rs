@@ -13,6 +13,7 @@ pub mod look;
 pub mod pair;
 #[cfg(test)]
 mod tests;
+pub mod words;
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use tokio::sync::{broadcast::error::RecvError, mpsc, watch};
 use self::{
     desk::Desk,
     look::{Hands, Key},
-    pair::{Looked, Next, Patience, Request, Settle},
+    words::{Looked, Next, Patience, Request, Settle},
 };
 use super::dialect::aws::Aws;
 use crate::{

@@ -7,7 +7,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     look::{Conclusion, Here, decide},
-    pair::{Heard, Looked, Next, Pair, Patience, Request, Settle, Token},
+    pair::Pair,
+    words::{Heard, Looked, Next, Patience, Request, Settle, Token},
 };
 use crate::{
     model::{
