@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use futures_util::{StreamExt, stream};
 use headgate::{model::record::NewRecord, tasks::Tasks};
 
 use super::{
@@ -13,10 +14,13 @@ use super::{
 
 pub async fn ingest() {
     println!("durable ingest, rows of {} bytes, one writer, each batch synced before the next", body(1).len());
-    println!("{:>8} {:>14} {:>14} {:>8}", "batch", "SQLite rows/s", "headgate/s", "ratio");
+    println!(
+        "{:>8} {:>14} {:>14} {:>8} {:>14} {:>8}",
+        "batch", "SQLite rows/s", "headgate/s", "ratio", "two under way", "ratio"
+    );
     for batch in [1u64, 10, 100, 1000] {
         let rounds = (40_000 / batch).clamp(40, 500);
-        let (mut sqlite, mut ours) = (Vec::new(), Vec::new());
+        let (mut sqlite, mut ours, mut paired) = (Vec::new(), Vec::new(), Vec::new());
         // In turns, so that whatever else the machine does meets both.
         for _ in 0..7 {
             let folder = tempfile::tempdir_in(".").expect("folder");
@@ -29,19 +33,32 @@ pub async fn ingest() {
             }
             sqlite.push((rounds * batch) as f64 / begun.elapsed().as_secs_f64());
             drop(connection);
-            let (store, thread) = open(folder.path(), CAP);
-            let begun = Instant::now();
-            for records in batches {
-                store.append(records).await.expect("stored");
-            }
-            ours.push((rounds * batch) as f64 / begun.elapsed().as_secs_f64());
-            store.stop().await;
-            thread.join();
+            ours.push(store(&batches, 1).await);
+            // As several publishers have it: while one batch is synced the next is there.
+            paired.push(store(&batches, 2).await);
         }
-        let (sqlite, ours) = (median(sqlite), median(ours));
-        println!("{batch:>8} {sqlite:>14.0} {ours:>14.0} {:>7.0}%", ours / sqlite * 100.0);
+        let (sqlite, ours, paired) = (median(sqlite), median(ours), median(paired));
+        let share = |rate: f64| rate / sqlite * 100.0;
+        println!("{batch:>8} {sqlite:>14.0} {ours:>14.0} {:>7.0}% {paired:>14.0} {:>7.0}%", share(ours), share(paired));
     }
     together().await;
+}
+
+/// Readings per second, with so many batches handed over at a time.
+async fn store(batches: &[Vec<NewRecord>], under_way: usize) -> f64 {
+    let folder = tempfile::tempdir_in(".").expect("folder");
+    let (store, thread) = open(folder.path(), CAP);
+    let all = batches.to_vec();
+    let begun = Instant::now();
+    let mut stored = stream::iter(all).map(|batch| store.append(batch)).buffered(under_way);
+    while let Some(done) = stored.next().await {
+        done.expect("stored");
+    }
+    let rate = batches.iter().map(Vec::len).sum::<usize>() as f64 / begun.elapsed().as_secs_f64();
+    drop(stored);
+    store.stop().await;
+    thread.join();
+    rate
 }
 
 /// Many publishers, each of which waits for the sync of its one record: what group commit gives.
