@@ -8,20 +8,23 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async_with_config,
     tungstenite::{
         Error, Message,
         handshake::server::{ErrorResponse, Request, Response},
         http::{HeaderValue, StatusCode},
-        protocol::WebSocketConfig,
+        protocol::{Role, WebSocketConfig},
     },
 };
 
 /// Bytes that may wait inside before a writer waits.
 const BUFFER: usize = 64 * 1024;
 const PROTOCOL: &str = "Sec-WebSocket-Protocol";
+/// RFC 9110, section 15.5.22.
+const NO_PAGE: &str = "HTTP/1.1 426 Upgrade Required\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n\
+                       content-type: text/plain\r\n\r\nThis port speaks MQTT over WebSocket. The page has another port.\n";
 
 pub struct WebSocket<S> {
     inner: WebSocketStream<S>,
@@ -32,14 +35,25 @@ pub struct WebSocket<S> {
 }
 
 /// Shakes hands: the client must offer the subprotocol `mqtt` (MQTT 5, 6.0.0.3); `mqttv3.1` of older clients is
-/// taken too. Messages larger than a packet may be are refused.
-pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, limit: usize) -> Result<WebSocket<S>, Error> {
+/// taken too. Messages larger than a packet may be are refused, and who asks for a page is told what speaks here.
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, limit: usize) -> Result<WebSocket<S>, Error> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(limit.saturating_mul(4)))
         .max_frame_size(Some(limit.saturating_mul(4)))
         .write_buffer_size(BUFFER)
         .max_write_buffer_size(4 * BUFFER);
-    let inner = accept_hdr_async_with_config(stream, protocol, Some(config)).await?;
+    match accept_hdr_async_with_config(&mut stream, protocol, Some(config)).await {
+        // Nothing may follow the request before it is answered, so that nothing was read beyond it.
+        Ok(shaken) => drop(shaken),
+        Err(error) => {
+            if let Error::Protocol(_) = error {
+                stream.write_all(NO_PAGE.as_bytes()).await?;
+                stream.flush().await?;
+            }
+            return Err(error);
+        }
+    }
+    let inner = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     Ok(WebSocket { inner, rest: Bytes::new(), left: 0 })
 }
 

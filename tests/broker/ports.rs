@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use headgate::broker::Kind;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     sync::watch,
 };
@@ -79,6 +80,11 @@ async fn tls_and_websocket_carry_the_same_and_a_silent_caller_delays_nobody() {
             talk(stream(socket), &mut witness).await;
             let tcp = TcpStream::connect(stand.at(kind)).await.expect("tcp");
             assert!(client_async(request("chat"), tcp).await.is_err(), "another subprotocol");
+            let mut browser = TcpStream::connect(stand.at(kind)).await.expect("tcp");
+            browser.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("asked");
+            let mut answer = String::new();
+            browser.read_to_string(&mut answer).await.expect("answered");
+            assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("MQTT over WebSocket"), "{answer}");
         }
     }
     // a new certificate counts for the next caller; those who are there stay
