@@ -1,5 +1,7 @@
 //! The contract for programs (`docs/asyncapi.json`) is the one for people (`docs/mqtt.md`), and the one the gateway keeps.
 
+use std::collections::BTreeSet;
+
 use headgate::model::topic::LocalTopic;
 use serde_json::Value as Json;
 
@@ -36,14 +38,29 @@ fn a_child_may_say_what_the_gateway_receives_and_nothing_that_the_gateway_says()
     }
 }
 
+/// The topics below a device's root in the first column of the tables between two headings of `docs/mqtt.md`.
+fn tables(from: &str, to: &str) -> BTreeSet<String> {
+    let people = include_str!("../docs/mqtt.md");
+    let (_, section) = people.split_once(from).expect(from);
+    let (section, _) = section.split_once(to).expect(to);
+    let cells = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let words = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let below = words.map(|topic| topic.trim_start_matches("devices/{d}/").replace("{jobId}", "{job}"));
+    below.filter(|topic| !topic.starts_with(['$', '{', '['])).collect()
+}
+
 #[test]
 fn both_contracts_name_the_same_topics() {
-    let people = include_str!("../docs/mqtt.md");
-    for side in ["child.", "cloud."] {
-        for (address, ..) in channels(&contract(), side) {
-            let rest = address.trim_start_matches("devices/{device}/").replace("{job}", "{jobId}");
-            assert!(people.contains(&format!("{rest}`")), "docs/mqtt.md does not name {rest}");
+    for (side, from, to) in
+        [("child.", "## 1. Children", "## 2. Cloud"), ("cloud.", "## 2. Cloud", "**The gateway's heartbeat**")]
+    {
+        let mut people = tables(from, to);
+        if side == "cloud." {
+            people.extend(tables("**Down**", "## 3. Diagnostics"));
         }
+        let channels = channels(&contract(), side).into_iter();
+        let programs = channels.map(|(address, ..)| address.trim_start_matches("devices/{device}/").to_owned());
+        assert_eq!(people, programs.collect(), "{side}");
     }
 }
 

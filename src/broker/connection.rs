@@ -45,8 +45,8 @@ const ROOM: usize = 4 * 1024;
 const AT_ONCE: usize = 16 * 1024;
 /// Messages whose ack is outstanding before the socket is left unread.
 const OUTSTANDING: usize = 512;
-/// Errors told to a child in one second.
-const ERRORS: u32 = 20;
+/// Errors told to a child in one second, as the contract says.
+const ERRORS: u32 = 10;
 /// How often a quiet connection looks at its clocks.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long messages that were accepted may take to be committed after their connection has gone.
@@ -75,8 +75,9 @@ impl Errors {
         if now.duration_since(self.since) >= Duration::from_secs(1) {
             *self = Errors { left: ERRORS, since: now };
         }
+        let allowed = self.left > 0;
         self.left = self.left.saturating_sub(1);
-        self.left > 0
+        allowed
     }
 }
 
@@ -444,5 +445,20 @@ impl Connection {
             return self.say(ack);
         }
         self.answering.push_back(Storing::new(ack, ticket));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_errors_a_second_are_told() {
+        let start = Instant::now();
+        let mut errors = Errors { left: ERRORS, since: start };
+        for second in [0, 1, 5] {
+            let now = start + Duration::from_secs(second);
+            assert_eq!((0..100).filter(|_| errors.allows(now)).count(), 10);
+        }
     }
 }

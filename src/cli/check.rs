@@ -30,7 +30,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
         Ok(config) => {
             let place = folder.map_or("built-in defaults".to_owned(), |folder| folder.display().to_string());
-            println!("{place}: good; gateway {:?}, {} devices", config.gateway.id, config.devices().len());
+            let count = config.devices().len();
+            let devices = if count == 1 { "1 device".to_owned() } else { format!("{count} devices") };
+            println!("{place}: good; gateway {:?}, {devices}", config.gateway.id);
             ExitCode::SUCCESS
         }
         Err(problems) => {

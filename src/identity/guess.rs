@@ -62,22 +62,10 @@ pub(super) fn guessable(password: &str, name: &str) -> Option<&'static str> {
             return Some("it repeats itself");
         }
     }
-    let plain: String = lower
-        .chars()
-        .map(|c| match c {
-            '0' => 'o',
-            '1' | '!' => 'i',
-            '3' => 'e',
-            '4' | '@' => 'a',
-            '5' | '$' => 's',
-            '7' => 't',
-            other => other,
-        })
-        .collect();
     let name = name.to_lowercase();
-    let poor = |text: &str| {
-        let letters: String = text.chars().filter(|c| c.is_alphabetic()).collect();
-        let (letters, words) = beyond(&letters, &name);
+    let poor = |text: &str, letter: fn(char) -> Option<(char, bool)>| {
+        let (letters, free): (String, Vec<bool>) = text.chars().filter_map(letter).unzip();
+        let (letters, words) = beyond(&letters, &free, &name);
         letters < LETTERS && words < DISTINCT
     };
     // What is left when known words, digits and signs are taken away has to be worth guessing.
@@ -85,19 +73,38 @@ pub(super) fn guessable(password: &str, name: &str) -> Option<&'static str> {
         .whole
         .iter()
         .fold(lower.clone(), |text, whole| if text.contains(whole) { text.replace(whole, "") } else { text });
-    (poor(&rest) || poor(&plain)).then_some("it consists of words that everybody tries first")
+    (poor(&rest, plain) || poor(&lower, replaced)).then_some("it consists of words that everybody tries first")
+}
+
+/// A letter as it stands, and that it cannot be left out without a loss.
+fn plain(c: char) -> Option<(char, bool)> {
+    c.is_alphabetic().then_some((c, false))
+}
+
+/// The same, and digits and signs as the letter they usually stand for, or for nothing.
+fn replaced(c: char) -> Option<(char, bool)> {
+    let letter = match c {
+        '0' => 'o',
+        '1' | '!' => 'i',
+        '3' => 'e',
+        '4' | '@' => 'a',
+        '5' | '$' => 's',
+        '7' => 't',
+        _ => return plain(c),
+    };
+    Some((letter, true))
 }
 
 /// `text` as known words with as few other letters as possible: how many letters those are, and how many different
-/// common words.
-fn beyond(text: &str, name: &str) -> (usize, usize) {
+/// common words. Letters that are `free` are left out at no cost.
+fn beyond(text: &str, free: &[bool], name: &str) -> (usize, usize) {
     let known = &*KNOWN;
     let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
     let longest = known.longest.max(name.len());
     // The cheapest way to each place (a letter costs 4, a common word 1) and where its last step began.
     let mut ways: Vec<(usize, usize)> = vec![(0, 0)];
     for to in 1..starts.len() {
-        let mut best = (ways[to - 1].0 + 4, to - 1);
+        let mut best = (ways[to - 1].0 + if free[to - 1] { 0 } else { 4 }, to - 1);
         for from in (0..to).rev().take_while(|from| starts[to] - starts[*from] <= longest) {
             let word = &text[starts[from]..starts[to]];
             let cost = match () {
@@ -155,6 +162,13 @@ mod tests {
             accepted.len(),
             &accepted[..accepted.len().min(20)]
         );
+    }
+
+    #[test]
+    fn a_digit_or_sign_may_be_a_letter_in_one_place_and_nothing_in_another() {
+        for poor in ["P4ssw0rd!2024!", "Sup3rm4n#1571!", "!W3lc0me!4455!", "$unsh1ne-1750-$"] {
+            assert!(guessable(poor, "anna").is_some(), "{poor}");
+        }
     }
 
     #[test]

@@ -128,14 +128,19 @@ fn configs(material: &Material) -> Result<(Arc<ServerConfig>, Arc<ServerConfig>)
     let mut asking = builder()?
         .with_client_cert_verifier(Arc::new(Naming(verifier)))
         .with_single_cert(chain.clone(), key.clone_key())
-        .map_err(|e| refused("server certificate and key")(&e))?;
+        .map_err(unfit)?;
     asking.session_storage = Arc::new(NoServerSessionStorage {});
     asking.send_tls13_tickets = 0;
-    let silent = builder()?
-        .with_no_client_auth()
-        .with_single_cert(chain.clone(), key.clone_key())
-        .map_err(|e| refused("server certificate and key")(&e))?;
+    let silent = builder()?.with_no_client_auth().with_single_cert(chain.clone(), key.clone_key()).map_err(unfit)?;
     Ok((Arc::new(asking), Arc::new(silent)))
+}
+
+fn unfit(error: rustls::Error) -> TlsError {
+    let error = match error {
+        rustls::Error::InconsistentKeys(_) => "the key does not belong to the certificate".to_owned(),
+        other => other.to_string(),
+    };
+    TlsError::Refused { what: "server certificate and key", error }
 }
 
 tokio::task_local! {

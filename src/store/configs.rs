@@ -30,8 +30,10 @@ pub const MIGRATIONS: &[&str] = &["
 #[derive(Debug, Clone, PartialEq)]
 pub enum Assignment {
     Taken,
-    /// The same version is known: nothing changed.
+    /// It is known already: nothing changed.
     Known,
+    /// Another document, or another priority, is known under this version: nothing changed.
+    Other,
     /// A newer version is known.
     Older {
         known: u64,
@@ -65,16 +67,21 @@ impl Writer {
 }
 
 impl Store {
-    /// Assigns a configuration; an older version than the known one is not taken.
+    /// Assigns a configuration; an older version than the known one is not taken, nor another document under its number.
     pub async fn assign_config(&self, assigned: Assigned) -> Result<Assignment, StoreError> {
         self.write(move |writer| {
             let key = (assigned.scope.word(), &assigned.name);
-            let sql = "SELECT version FROM configs WHERE scope = ?1 AND name = ?2";
-            let known: Option<i64> =
-                writer.connection.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()?;
-            match known.map(i64::unsigned_abs) {
-                Some(known) if known == assigned.version => return Ok(Assignment::Known),
-                Some(known) if known > assigned.version => return Ok(Assignment::Older { known }),
+            let sql = "SELECT assigned FROM configs WHERE scope = ?1 AND name = ?2";
+            let known =
+                writer.connection.prepare_cached(sql)?.query_row(key, |row| row.get::<_, String>(0)).optional()?;
+            match known.map(|text| read::<Assigned>(&text)).transpose()? {
+                Some(known) if known.version > assigned.version => {
+                    return Ok(Assignment::Older { known: known.version });
+                }
+                Some(known) if known.version == assigned.version => {
+                    let same = known.config == assigned.config && known.priority == assigned.priority;
+                    return Ok(if same { Assignment::Known } else { Assignment::Other });
+                }
                 _ => {}
             }
             let sql = "INSERT OR REPLACE INTO configs (scope, name, version, assigned) VALUES (?1, ?2, ?3, ?4)";

@@ -1,7 +1,22 @@
-//! What the keeper's handle asks of its task, and what it is answered.
+//! What the keeper's handle asks of its task, and what it is answered; what a child asks of the update room.
 
-use super::{Ask, done::Purpose, jobs::Asker, keeper::Keeping};
-use crate::{clock, model::shadow::OWN_SHADOW};
+use tokio::sync::oneshot;
+
+use super::{
+    Ask,
+    done::{Done, Purpose},
+    jobs::Asker,
+    keeper::Keeping,
+    voice,
+};
+use crate::{
+    bus::{Inbound, UpdateAsk},
+    clock,
+    model::{
+        command::{Refusal, RefusalCode},
+        shadow::OWN_SHADOW,
+    },
+};
 
 impl Keeping {
     /// Answers what the handle asks.
@@ -38,5 +53,23 @@ impl Keeping {
             Ask::Config { scope, name, document, reply } => self.config_order(scope, name, document, reply),
             Ask::Pulse(reply) => drop(reply.send(())),
         }
+    }
+    /// A piece of the offered image. The update room's refusal is said on `errors` like every other.
+    pub(super) fn ask_for_chunk(&mut self, inbound: Inbound) {
+        let Inbound { device, topic, payload, reply, .. } = inbound;
+        let heard = voice::heard(&device, &topic);
+        let (answer, answered) = oneshot::channel();
+        if self.asks.try_send(UpdateAsk::Chunk { device: device.clone(), payload, reply: answer }).is_err() {
+            let busy = Refusal::new(RefusalCode::Busy, "too many pieces are being asked for; ask again");
+            return self.refuse(&device, &heard, busy, reply);
+        }
+        let done = self.loose_end();
+        self.aside_task("piece of an image", async move {
+            match answered.await {
+                Ok(Err(refusal)) => drop(done.send(Done::Refused { device, heard, refusal, reply })),
+                Ok(Ok(())) => drop(reply.send(Ok(()))),
+                Err(_) => {} // the room is gone, and so is the answer
+            }
+        });
     }
 }

@@ -67,6 +67,13 @@ impl Keeping {
                     let _ = reply.send(Err(Refusal::new(RefusalCode::VersionConflict, text)));
                     return;
                 }
+                Ok(Assignment::Other) => {
+                    let text = format!(
+                        "version {version} is known with another document or priority; give this one a higher version"
+                    );
+                    let _ = reply.send(Err(Refusal::new(RefusalCode::VersionConflict, text)));
+                    return;
+                }
                 Ok(Assignment::Taken | Assignment::Known) if scope == Scope::Device => {
                     DeviceId::new(&name).map(|device| vec![device]).unwrap_or_default()
                 }

@@ -93,6 +93,13 @@ pub(super) enum Done {
         devices: Vec<DeviceId>,
         next: Option<Millis>,
     },
+    /// Another room refused what a child said on the topic `heard`.
+    Refused {
+        device: DeviceId,
+        heard: String,
+        refusal: Refusal,
+        reply: Reply,
+    },
     /// Something that is on disk and concerns those who ordered it.
     Told(bus::Outcome),
     Expired {
@@ -163,6 +170,7 @@ impl Keeping {
             Done::JobsOver { devices, next } => self.jobs_over(devices, next).await,
             Done::ConfigDue(device) => self.config_due(device),
             Done::ConfigStep { device, step, standing } => self.config_step(&device, step, &standing),
+            Done::Refused { device, heard, refusal, reply } => self.refuse(&device, &heard, refusal, reply),
             Done::Told(outcome) => self.tell_outcome(outcome),
             Done::Expired { expired, next } => self.expired(expired, next).await,
         }

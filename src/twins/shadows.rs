@@ -107,8 +107,12 @@ impl Keeping {
             }
             OrderKind::Delta(Json::Object(desired)) => Ok(Request::desired(desired)),
             OrderKind::Desired(document) => {
-                if let Some(at) = document.get("expiresAt").and_then(Json::as_i64) {
-                    until = Some(Millis(at));
+                if let Ok(Some(at)) = expires_at(&document) {
+                    if at <= how.at {
+                        let late = Refusal::new(RefusalCode::Expired, "the order had expired when it arrived");
+                        return drop(reply.send(Err(late)));
+                    }
+                    until = Some(at);
                 }
                 desired_request(document)
             }
@@ -203,7 +207,8 @@ fn state_request(payload: &[u8]) -> Result<Request, String> {
 
 /// `desired` from the cloud: `{"desired": {…}, "version"?, "expiresAt"?}`.
 fn desired_request(document: Json) -> Result<Request, String> {
-    let shape = "expected {\"desired\": {…}, \"version\"?}";
+    let shape = "expected {\"desired\": {…}, \"version\"?, \"expiresAt\"?}";
+    expires_at(&document).map_err(|why| format!("{shape}; {why}"))?;
     let Json::Object(mut members) = document else { return Err(shape.to_owned()) };
     let desired = match members.remove("desired") {
         Some(Json::Object(desired)) => Patch::Merge(desired),
@@ -216,6 +221,13 @@ fn desired_request(document: Json) -> Result<Request, String> {
         Some(version) => Some(version.as_u64().ok_or_else(|| format!("{shape}; \"version\" is no whole number"))?),
     };
     Ok(request)
+}
+
+fn expires_at(document: &Json) -> Result<Option<Millis>, &'static str> {
+    match document.get("expiresAt") {
+        None | Some(Json::Null) => Ok(None),
+        Some(at) => at.as_i64().map(|at| Some(Millis(at))).ok_or("\"expiresAt\" is no Unix time in milliseconds"),
+    }
 }
 
 /// A rejection in the words of the plain topics and orders.

@@ -57,15 +57,7 @@ impl Keeping {
             match &inbound.topic {
                 ChildTopic::Telemetry => self.telemetry(inbound, gathered).await,
                 ChildTopic::State | ChildTopic::Shadow(_) => self.shadow_inbound(inbound).await,
-                ChildTopic::UpdateChunk => {
-                    let Inbound { device, payload, reply, .. } = inbound;
-                    if let Err(lost) = self.asks.try_send(UpdateAsk::Chunk { device, payload, reply })
-                        && let UpdateAsk::Chunk { device, reply, .. } = lost.into_inner()
-                    {
-                        let busy = Refusal::new(RefusalCode::Busy, "too many pieces are being asked for; ask again");
-                        self.refuse(&device, &voice::child(&device, "update/chunk/get"), busy, reply);
-                    }
-                }
+                ChildTopic::UpdateChunk => self.ask_for_chunk(inbound),
                 ChildTopic::Jobs(_) => self.jobs_inbound(inbound).await,
                 _ => self.plain(inbound, gathered).await,
             }
@@ -296,7 +288,10 @@ fn logged(payload: &[u8]) -> Result<(Vec<u8>, Option<Millis>), String> {
 
 fn update_status(device: &DeviceId, payload: &[u8]) -> Checked {
     let mut progress: UpdateProgress = serde_json::from_slice(payload)
-        .map_err(|error| format!("expected {{\"from\", \"to\", \"status\", …}}: {error}"))?;
+        .map_err(|error| format!("expected {{\"status\", \"from\"?, \"to\"?, …}}: {error}"))?;
+    if let Some(percent) = progress.progress.filter(|percent| *percent > 100) {
+        return Err(format!("\"progress\" is 0 to 100, found {percent}"));
+    }
     progress.device = Some(device.clone());
     Ok((Kind::UpdateStatus, logged(payload)?, Some(After::Update(device.clone(), progress))))
 }

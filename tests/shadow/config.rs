@@ -6,6 +6,7 @@ use headgate::{
     bus::{ChildEvent, Fetch, FetchKind, OrderKind, Outcome},
     clock,
     model::{
+        command::RefusalCode,
         configuration::Scope,
         device::{Device, Lifecycle, Presence, Protocol},
         record::Lane,
@@ -51,6 +52,8 @@ async fn a_configuration_is_pushed_acknowledged_and_pushed_again_when_the_device
     gateway.order("d", OrderKind::Config(document(7, json!({"rate": 5})))).await.expect("assigned");
     assert_eq!(gateway.expect("devices/d/config/desired").await, document(7, json!({"rate": 5})));
     gateway.order("d", OrderKind::Config(document(7, json!({"rate": 5})))).await.expect("known");
+    let other = gateway.order("d", OrderKind::Config(document(7, json!({"rate": 6})))).await.expect_err("refused");
+    assert!(other.code == RefusalCode::VersionConflict && other.message.contains("another document"), "{other}");
     let older = gateway.order("d", OrderKind::Config(document(6, json!({})))).await.expect_err("refused");
     assert!(older.message.contains("older than version 7"), "{older}");
     assert!(gateway.order("d", OrderKind::Config(json!({"rate": 5}))).await.is_err());

@@ -182,6 +182,22 @@ async fn a_desired_value_that_nobody_took_is_withdrawn_when_its_time_is_over() {
 }
 
 #[tokio::test]
+async fn a_wish_that_comes_after_its_end_is_refused_and_never_seen_by_the_device() {
+    let gateway = Gateway::start();
+    let mut inbox = attached(&gateway).await;
+    let past = clock::now().plus(-1).0;
+    let late = gateway.order("m", OrderKind::Desired(json!({"desired": {"a": 1}, "expiresAt": past}))).await;
+    assert_eq!(late.expect_err("too late").code, RefusalCode::Expired);
+    for no_time in [json!("tomorrow"), json!(1.5)] {
+        let order = OrderKind::Desired(json!({"desired": {"a": 1}, "expiresAt": no_time}));
+        let refused = gateway.order("m", order).await.expect_err("no time");
+        assert_eq!(refused.code, RefusalCode::PayloadInvalid, "{refused}");
+    }
+    assert!(gateway.keeper.shadow(&id("m"), None).await.expect("read").is_none(), "nothing was desired");
+    assert!(inbox.try_recv().is_err(), "nothing was written");
+}
+
+#[tokio::test]
 async fn a_driver_carries_out_a_command_once_and_its_answer_is_logged() {
     let mut gateway = Gateway::start();
     let mut inbox = attached(&gateway).await;

@@ -4,7 +4,7 @@ use headgate::{
     bus::{ChildEvent, FromDriver, Outcome, Sign, UpdateAsk},
     clock,
     model::{
-        command::{Door, RefusalCode},
+        command::{Door, Refusal, RefusalCode},
         reading::{Quality, Reading, Sample, Value},
         record::{Kind, Lane},
         time::Millis,
@@ -163,6 +163,14 @@ async fn the_plain_topics_are_checked_logged_and_passed_on() {
         }
     }
     answered.await.expect("answered by the update room").expect("understood");
+    let (ask, answered) = inbound("devices/d/update/chunk/get", "{}");
+    gateway.inbound.send(vec![ask]).await.expect("runs");
+    let none = Refusal::new(RefusalCode::NotAuthorized, "no update is on offer for this device");
+    let Some(UpdateAsk::Chunk { reply, .. }) = gateway.asks.recv().await else { panic!("no ask") };
+    reply.send(Err(none.clone())).expect("waits");
+    assert_eq!(answered.await.expect("answered"), Err(none));
+    let error = gateway.expect("devices/d/errors").await;
+    assert_eq!((&error["topic"], &error["code"]), (&json!("devices/d/update/chunk/get"), &json!("not-authorized")));
     let (_, progress) = gateway.updates.recv().await.expect("passed on");
     assert_eq!((progress.progress, progress.device), (Some(50), Some(id("d"))));
     let Some(Outcome::Config { version: 7, applied: false, .. }) = gateway.outcomes.recv().await else {
@@ -176,6 +184,7 @@ async fn the_plain_topics_are_checked_logged_and_passed_on() {
     for (topic, payload) in [
         ("heartbeat", "[]"),
         ("update/status", r#"{"status":"sleeping"}"#),
+        ("update/status", r#"{"status":"downloading","progress":101}"#),
         ("config/ack", r#"{"version":7}"#),
         ("diagnostics/response", "{}"),
     ] {

@@ -62,7 +62,11 @@ pub fn one(now: Millis, view: &DeviceView) -> String {
         view.config.as_ref().map(|config| {
             let version = |version: Option<i64>| version.map_or("none".to_owned(), |version| version.to_string());
             let status = config.status.as_deref().unwrap_or("unknown");
-            let pushes = if config.pushes > 0 { format!(", pushed {} times", config.pushes) } else { String::new() };
+            let pushes = match config.pushes {
+                0 => String::new(),
+                1 => ", pushed once".to_owned(),
+                n => format!(", pushed {n} times"),
+            };
             let (wanted, applied) = (version(config.desired_version), version(config.applied_version));
             format!("wanted {wanted}, applied {applied}: {status}{pushes}")
         }),
