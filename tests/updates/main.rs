@@ -148,7 +148,8 @@ async fn an_order_with_a_wrong_size_fails_alone() {
     let good = signed(&url, &image(), "good");
     let (wrong, right) = (UpdateOrder { size: 100, job_id: "wrong".into(), ..good.clone() }, good);
     let (a, b) = tokio::join!(gateway.order("a", wrong), gateway.order("b", right));
-    (a.expect("stored"), b.expect("stored"));
+    a.expect("stored");
+    b.expect("stored");
     let failed = gateway.stage("a", Stage::Failed).await;
     assert!(failed.error.as_ref().expect("why").contains("ordered were 100"), "{failed:?}");
     gateway.stage("b", Stage::Offered).await;
@@ -162,7 +163,8 @@ async fn whoever_hears_an_offer_may_fetch_at_once() {
     let mut gateway = Gateway::start(folder.path()).await;
     let order = |job| signed(&url, &image(), job);
     let (a, b) = tokio::join!(gateway.order("a", order("j1")), gateway.order("b", order("j2")));
-    (a.expect("stored"), b.expect("stored"));
+    a.expect("stored");
+    b.expect("stored");
     for _ in 0..2 {
         let (topic, _) = gateway.heard().await;
         let child = topic.split('/').nth(1).expect("a device");

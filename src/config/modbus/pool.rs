@@ -33,7 +33,7 @@ pub(super) fn in_flight(section: &Section<'_>, bus: &Bus) -> u8 {
         Framing::Tcp => None,
     };
     if let Some(why) = why {
-        section.problem("in_flight", format!("{number} {why}"), "leave one of them out");
+        section.problem("in_flight", format!("{number} {why}"), "leave it out");
         return 1;
     }
     number as u8
