@@ -32,8 +32,11 @@ impl Daemon {
         if let Some(socket) = &self.socket {
             return vec![socket.clone()];
         }
+        let folder = self.config.resolve();
+        let state = config::load::load(folder.as_deref()).map(|config| config.gateway.state).ok();
         // A configuration with problems may still belong to a daemon that runs an earlier one.
-        let state = config::load::load(self.config.resolve().as_deref()).map(|config| config.gateway.state).ok();
+        let written = || std::fs::read_to_string(folder?.join("headgate.toml")).ok();
+        let state = state.or_else(|| config::load::state_in(&written()?));
         let mut folders: Vec<PathBuf> = Vec::new();
         for folder in state.into_iter().chain([PathBuf::from(INSTALLED), "state".into()]) {
             if !folders.contains(&folder) {

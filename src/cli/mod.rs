@@ -127,7 +127,9 @@ fn run_one() -> ExitCode {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             ExitCode::SUCCESS
         }
     }

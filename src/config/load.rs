@@ -107,6 +107,20 @@ pub fn load(folder: Option<&Path>) -> Result<Config, Vec<Problem>> {
     Config::check(sources)
 }
 
+/// The state folder that a `headgate.toml` names, whatever else is wrong in it.
+pub fn state_in(text: &str) -> Option<PathBuf> {
+    let mut section = "";
+    text.lines().map(str::trim).find_map(|line| {
+        if line.starts_with('[') {
+            section = line;
+        }
+        let key = line.split('=').next().unwrap_or_default().trim();
+        let written =
+            (section.starts_with("[gateway]") && key == "state").then(|| line.parse::<toml::Table>().ok())??;
+        written["state"].as_str().map(PathBuf::from)
+    })
+}
+
 /// Ids that stand in more than one place, as problems.
 pub fn doubles<'a>(ids: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Problem> {
     let mut first: BTreeMap<&str, &str> = BTreeMap::new();
@@ -123,4 +137,18 @@ pub fn doubles<'a>(ids: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Problem
         }
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_folder_is_found_in_a_file_with_mistakes() {
+        let text = "x = [\n[gateway]\nid = \"a b\"\nstate = \"/tmp/s\" # here\n[log]\nstate = \"no\"\n";
+        assert_eq!(state_in(text), Some(PathBuf::from("/tmp/s")));
+        for other in ["", "[gateway]\nstate = 7\n", "[gateway]\nstate = \"open\n", "[log]\nstate = \"no\"\n"] {
+            assert_eq!(state_in(other), None, "{other}");
+        }
+    }
 }

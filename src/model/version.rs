@@ -96,6 +96,12 @@ struct End {
 }
 
 impl Condition {
+    /// Holds for no version: in place of one that nobody can read.
+    pub fn never() -> Condition {
+        let end = |included| End { version: Version::of(&[0]), included };
+        Condition { from: end(true), until: Some(end(false)) }
+    }
+
     pub fn holds(&self, version: &Version) -> bool {
         let old = (&self.from.version, !self.from.included) <= (version, false);
         old && self.until.as_ref().is_none_or(|end| (version, false) < (&end.version, end.included))
@@ -114,7 +120,8 @@ impl Condition {
         both.possible().then_some(both)
     }
 
-    fn possible(&self) -> bool {
+    /// Whether there is a version it holds for.
+    pub fn possible(&self) -> bool {
         let Some(until) = &self.until else { return true };
         let one = self.from.included && until.included && self.from.version == until.version;
         one || self.from.version < until.version

@@ -130,13 +130,15 @@ impl Worker {
                         self.offer(&update).await;
                     }
                 }
-                Err(Missing::Never(why)) if update.order.url == fetching.url => {
+                Err(Missing::Never(why))
+                    if (&update.order.url, update.order.size) == (&fetching.url, fetching.size) =>
+                {
                     self.end(update, Stage::Failed, Some(why.clone())).await;
                 }
                 Err(missing) => {
                     let (why, wait) = match missing {
                         Missing::Later(why) => (Some(why.clone()), wait),
-                        // Another order's place failed, or the fetch was stopped for one that was withdrawn.
+                        // Another order's place or size failed, or the fetch was stopped for one that was withdrawn.
                         Missing::Never(_) | Missing::Stopped => (None, Duration::ZERO),
                     };
                     tracing::warn!(device = %update.device, ?why, ?wait, "firmware not fetched yet");

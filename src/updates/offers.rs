@@ -15,6 +15,8 @@ use crate::{
 impl Worker {
     /// Sends the level: what the child should install, until it has.
     pub(super) async fn offer(&self, update: &ChildUpdate) {
+        // Before the child hears of it: it may ask for the image at once, at a door that looks there.
+        self.show();
         let document = self.offer_document(update);
         let topic = format!("devices/{}/update/command", update.device);
         let payload = serde_json::to_vec(&document).unwrap_or_default();

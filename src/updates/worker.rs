@@ -293,7 +293,7 @@ impl Worker {
         update.order.deadline.unwrap_or(default)
     }
 
-    fn show(&self) {
+    pub(super) fn show(&self) {
         let all: Vec<ChildUpdate> = self.updates.values().cloned().collect();
         self.publish.send_if_modified(|shown| {
             let changed = **shown != all;

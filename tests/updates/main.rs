@@ -141,6 +141,39 @@ async fn what_is_unsigned_altered_or_of_another_size_is_refused_where_the_cloud_
 }
 
 #[tokio::test]
+async fn an_order_with_a_wrong_size_fails_alone() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (url, _server) = serve(image());
+    let gateway = Gateway::start(folder.path()).await;
+    let good = signed(&url, &image(), "good");
+    let (wrong, right) = (UpdateOrder { size: 100, job_id: "wrong".into(), ..good.clone() }, good);
+    let (a, b) = tokio::join!(gateway.order("a", wrong), gateway.order("b", right));
+    a.expect("stored");
+    b.expect("stored");
+    let failed = gateway.stage("a", Stage::Failed).await;
+    assert!(failed.error.as_ref().expect("why").contains("ordered were 100"), "{failed:?}");
+    gateway.stage("b", Stage::Offered).await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_hears_an_offer_may_fetch_at_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (url, _server) = serve(image());
+    let mut gateway = Gateway::start(folder.path()).await;
+    let order = |job| signed(&url, &image(), job);
+    let (a, b) = tokio::join!(gateway.order("a", order("j1")), gateway.order("b", order("j2")));
+    a.expect("stored");
+    b.expect("stored");
+    for _ in 0..2 {
+        let (topic, _) = gateway.heard().await;
+        let child = topic.split('/').nth(1).expect("a device");
+        assert!(gateway.updates.open_offer(&device(child)).is_some(), "{child} heard of an offer that is not open");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn an_image_altered_on_disk_is_not_served_and_fetched_anew() {
     let folder = tempfile::tempdir().expect("folder");
     let (url, server) = serve(image());

@@ -121,7 +121,14 @@ async fn act(client: &Client, what: &What, json: bool) -> Result<(String, ExitCo
         }
         What::Show { device } => {
             let found: Json = client.get(&path(device, "")).await?;
-            shown(found, json, |view: DeviceView| print::one(clock::now(), &view))?
+            let mut text = shown(found, json, |view: DeviceView| print::one(clock::now(), &view))?;
+            match client.get(&path(device, "/shadow")).await {
+                _ if json => {}
+                Ok(shadow) => text += &print::shadow(&shadow),
+                Err(ClientError::Refused { code, .. }) if code == "not-found" => {}
+                Err(error) => return Err(error),
+            }
+            text
         }
         What::Set { device, values, wait } => return set::set(client, device, values, *wait, json).await,
         What::Command { device, name: None, .. } => {

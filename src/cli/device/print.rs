@@ -1,6 +1,6 @@
 //! Devices, their values and their past as a person at a terminal reads them.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use serde_json::Value as Json;
 
@@ -94,6 +94,24 @@ pub fn one(now: Millis, view: &DeviceView) -> String {
         let _ = write!(out, "\n{}", table(&lines));
     }
     out
+}
+
+/// State that the device reports or that is desired of it, the same names beside each other.
+pub fn shadow(document: &Json) -> String {
+    let section = |name: &str| document["state"][name].as_object().cloned().unwrap_or_default();
+    let (reported, desired) = (section("reported"), section("desired"));
+    let names: BTreeSet<&String> = reported.keys().chain(desired.keys()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let cell = |value: Option<&Json>| match value {
+        None => String::new(),
+        Some(Json::String(text)) => plain(text),
+        Some(other) => plain(&other.to_string()),
+    };
+    let mut lines = vec![["STATE", "REPORTED", "DESIRED"].map(str::to_owned)];
+    lines.extend(names.into_iter().map(|name| [plain(name), cell(reported.get(name)), cell(desired.get(name))]));
+    format!("\n{}", table(&lines))
 }
 
 pub fn commands(commands: &[CommandView]) -> String {
@@ -198,4 +216,22 @@ fn table<const N: usize>(lines: &[[String; N]]) -> String {
         let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reported_and_desired_state_stand_beside_each_other() {
+        let document = json!({"state": {"reported": {"mode": "eco", "setpoint": 21.0}, "desired": {"setpoint": 22, "valve": true}}});
+        let shown = shadow(&document);
+        let lines: Vec<Vec<&str>> = shown.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        let wanted: [&[&str]; 4] =
+            [&["STATE", "REPORTED", "DESIRED"], &["mode", "eco"], &["setpoint", "21.0", "22"], &["valve", "true"]];
+        assert_eq!(lines, wanted);
+        assert_eq!(shadow(&json!({"state": {}})), "");
+    }
 }

@@ -59,8 +59,10 @@ pub(super) fn import(text: &str, about: &About) -> Result<Imported, String> {
     if !sheet.unknown().is_empty() {
         remarks.push(format!("columns that were not used: {}", sheet.unknown().join(", ")));
     }
-    if writer.guesses > 0 {
-        remarks.push(format!("{} guesses; each is marked with # in the profile", writer.guesses));
+    match writer.guesses {
+        0 => {}
+        1 => remarks.push("1 guess; it is marked with # in the profile".into()),
+        guesses => remarks.push(format!("{guesses} guesses; each is marked with # in the profile")),
     }
     let (_, problems) = Profile::parse(&format!("{name}.toml"), &profile);
     remarks.extend(problems.iter().map(ToString::to_string));
@@ -117,13 +119,13 @@ mod tests {
         let profile = profile.expect("a profile");
         let point = |name: &str| profile.point(name).unwrap_or_else(|| panic!("{name}: {text}"));
         assert_eq!((point("serialNo").address, point("serialNo").kind), (1, Kind::Uint(32)));
-        assert_eq!(point("Firmware").kind, Kind::Text(6));
+        assert_eq!(point("firmware").kind, Kind::Text(6));
         let flow = point("flowTemperature");
         assert_eq!((flow.kind, flow.order.name(), flow.unit.as_deref()), (Kind::Float(32), "CDAB", Some("°C")));
-        assert_eq!((point("Flow").scale, point("Flow").titles.len()), (0.01, 0));
+        assert_eq!((point("flow").scale, point("flow").titles.len()), (0.01, 0));
         assert_eq!((point("setPoint").access, point("setPoint").write.max), (Access::ReadWrite, Some(30.0)));
-        assert_eq!(point("Mode").titles.iter().map(|(n, t)| (*n, &**t)).nth(2), Some((2, "manual")));
-        assert_eq!((point("Inlet").table, point("Inlet").address, point("Inlet").scale), (Table::Input, 0, 0.1));
+        assert_eq!(point("mode").titles.iter().map(|(n, t)| (*n, &**t)).nth(2), Some((2, "manual")));
+        assert_eq!((point("inlet").table, point("inlet").address, point("inlet").scale), (Table::Input, 0, 0.1));
         assert_eq!((point("resetEnergy").table, point("resetEnergy").access), (Table::Coil, Access::WriteOnly));
     }
 
@@ -151,7 +153,7 @@ mod tests {
         let scaled = |name: &str| profile.point(name).map(|p| (p.scale, p.unit.clone().unwrap_or_default()));
         assert_eq!(scaled("l1PhaseVoltage"), Some((0.01, "V".into())));
         assert_eq!(scaled("l1Current"), Some((0.0001, "A".into())));
-        assert_eq!(scaled("Flow"), Some((1.0, "m³/h".into())));
+        assert_eq!(scaled("flow"), Some((1.0, "m³/h".into())));
     }
 
     #[test]
@@ -165,7 +167,7 @@ mod tests {
              91,Power derating,RW,I16,%,10,40125,1,\"[-100.0, 100.0]\"\n",
         );
         let point = |name: &str| profile.point(name).unwrap_or_else(|| panic!("{name}: {profile:#?}"));
-        assert_eq!((point("Model").kind, point("Model").unit.as_deref()), (Kind::Text(15), None));
+        assert_eq!((point("model").kind, point("model").unit.as_deref()), (Kind::Text(15), None));
         assert_eq!((point("pv1Current").scale, point("pv1Current").address), (0.01, 32017));
         assert_eq!(point("internalTemperature").unit.as_deref(), Some("°C"));
         let titles: Vec<(i64, &str)> = point("deviceStatus").titles.iter().map(|(n, t)| (*n, &**t)).collect();

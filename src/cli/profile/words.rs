@@ -1,11 +1,12 @@
 //! Makers' words in register tables: names, numbers, tables, types, access, orders and lists of titles, as ours.
 
-/// "Flow temperature (supply)" as `flowTemperatureSupply`; a single word stays as it is.
+/// "Flow temperature (supply)" as `flowTemperatureSupply`; a single word stays as it is (BT1, kWh), but for a capital in front.
 pub(super) fn camel(title: &str) -> String {
     let words: Vec<&str> =
         title.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).collect();
     if let [word] = words.as_slice() {
-        return (*word).to_owned();
+        let ordinary = word.chars().skip(1).all(|c| c.is_lowercase()) && word.chars().count() > 1;
+        return if ordinary { word.to_lowercase() } else { (*word).to_owned() };
     }
     let mut name = String::new();
     for (n, word) in words.iter().enumerate() {

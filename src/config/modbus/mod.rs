@@ -233,11 +233,7 @@ pub fn read(root: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
     }
     let mut bus = bus?;
     bus.devices = devices;
-    bus.in_flight = match section.integer("in_flight", 1..=16) {
-        Some(number) => number as u8,
-        // As many as the least able of its devices can take.
-        None => bus.devices.iter().map(|device| device.in_flight).min().unwrap_or(1),
-    };
+    bus.in_flight = pool::in_flight(&section, &bus);
     Some(bus)
 }
 
@@ -263,6 +259,13 @@ fn read_bus(section: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
         let default_port = if tls.is_some() { 802 } else { 502 };
         if port.is_some() {
             section.problem("port", "a serial port on a TCP bus", "give address = \"192.0.2.7:502\" instead");
+        }
+        if address.is_some() && listen.is_some() {
+            section.problem(
+                "listen",
+                "is given beside address",
+                "connect to an address, or listen for one who dials in",
+            );
         }
         match (address, listen) {
             (Some(address), _) => {

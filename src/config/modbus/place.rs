@@ -36,6 +36,7 @@ pub(super) fn place(section: &Section<'_>) -> Option<(Table, u16)> {
             section.problem("reference", "is given beside address", "give one of them");
             None
         }
+        (None, None) if section.has("address") || section.has("reference") => None,
         (None, None) => {
             let hint =
                 "give the zero-based address as on the wire (address = 12), or the maker's number (reference = 40013)";

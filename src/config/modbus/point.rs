@@ -162,7 +162,8 @@ impl Point {
     pub fn together(&self, other: &Point) -> Option<Option<Condition>> {
         match (&self.firmware, &other.firmware) {
             (Some(a), Some(b)) => a.both(b).map(Some),
-            (a, b) => Some(a.clone().or_else(|| b.clone())),
+            (Some(one), None) | (None, Some(one)) => one.possible().then(|| Some(one.clone())),
+            (None, None) => Some(None),
         }
     }
 
@@ -205,7 +206,9 @@ impl Point {
             below: section.number("alarm_below"),
             when: section.integers("alarm_when", i64::MIN..=i64::MAX).into(),
         };
-        point.firmware = section.parsed("firmware", CONDITIONS, str::parse);
+        let condition = section.parsed("firmware", CONDITIONS, str::parse);
+        // One that cannot be read was reported; it is no reason to call its twin one too many.
+        point.firmware = condition.or_else(|| section.has("firmware").then(Condition::never));
         point.about = section.text("about").map(Into::into);
         point.source = section.text("source").map(Into::into);
         if u32::from(point.address) + u32::from(point.len()) > 65536 {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Bus, Link};
+use super::{Bus, Framing, Link};
 use crate::config::read::Section;
 
 /// Most connections to one endpoint.
@@ -18,6 +18,25 @@ pub(super) fn read(section: &Section<'_>, link: &Link) -> u8 {
         return 1;
     }
     connections
+}
+
+/// Reads `in_flight` of a `[bus]`; without it as many as the least able of its devices can take.
+pub(super) fn in_flight(section: &Section<'_>, bus: &Bus) -> u8 {
+    let Some(number) = section.integer("in_flight", 1..=16) else {
+        return bus.devices.iter().map(|device| device.in_flight).min().unwrap_or(1);
+    };
+    let why = match &bus.framing {
+        _ if number < 2 => None,
+        Framing::Rtu | Framing::Ascii => Some("on a bus whose frames bear no number to tell answers apart"),
+        Framing::Tcp if bus.any_transaction => Some("beside transaction_id = \"ignore\", which tells no answers apart"),
+        Framing::Tcp if !bus.gap.is_zero() => Some("beside a gap, which is a pause after each answer"),
+        Framing::Tcp => None,
+    };
+    if let Some(why) = why {
+        section.problem("in_flight", format!("{number} {why}"), "leave it out");
+        return 1;
+    }
+    number as u8
 }
 
 fn word(link: &Link) -> &'static str {

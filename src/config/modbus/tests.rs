@@ -117,6 +117,32 @@ order = "CDAB"
     assert_eq!((level.table, level.address), (Table::Input, 10));
 }
 
+#[test]
+fn keys_of_a_bus_that_exclude_each_other_are_a_problem() {
+    let said = |keys: &str| {
+        let (_, problems) = parse(&format!("[bus]\n{keys}\n"));
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let tcp = "protocol = \"modbus-tcp\"\naddress = \"192.0.2.7\"\n";
+    assert_eq!(said(&format!("{tcp}in_flight = 4")), "");
+    assert_eq!(said(&format!("{tcp}in_flight = 1\ngap = \"5ms\"")), "");
+    assert!(said(&format!("{tcp}in_flight = 4\ngap = \"5ms\"")).contains("in_flight: 4 beside a gap"));
+    assert!(
+        said(&format!("{tcp}in_flight = 4\ntransaction_id = \"ignore\""))
+            .contains("in_flight: 4 beside transaction_id")
+    );
+    let serial = said("protocol = \"modbus-rtu\"\nport = \"/dev/ttyS0\"\nin_flight = 4");
+    assert!(serial.contains("in_flight: 4 on a bus whose frames bear no number"), "{serial}");
+    assert!(said(&format!("{tcp}listen = \"0.0.0.0:5502\"")).contains("listen: is given beside address"));
+}
+
+#[test]
+fn an_address_that_is_none_is_one_problem() {
+    let said = profile("[[register]]\nname = \"x\"\naddress = 70000\n");
+    assert!(said.iter().any(|line| line.contains("found 70000")), "{said:#?}");
+    assert!(!said.iter().any(|line| line.contains("address: is missing")), "{said:#?}");
+}
+
 /// A profile with these registers; what is said about it.
 fn profile(text: &str) -> Vec<String> {
     let head = "name = \"p\"\ntitle = \"t\"\nsource = \"s\"\n";
@@ -137,6 +163,13 @@ fn a_name_may_be_there_again_for_another_firmware() {
     assert!(said.contains("\"x\" is there twice with firmware >= 2.0, < 2.1"), "{said}");
     assert!(twice("", "firmware = \">= 2.0\"").join("").contains("twice with firmware >= 2.0"));
     assert!(twice("", "").join("").contains("\"x\" is there twice"));
+    for (a, b) in [("firmware = \"2.0\"", ""), ("", "firmware = 2"), ("firmware = \"< 2\"", "firmware = \">> 2\"")] {
+        let said = twice(a, b).join("\n");
+        assert!(
+            said.contains("firmware") && !said.contains("twice"),
+            "a condition nobody can read excludes nothing: {said}"
+        );
+    }
 }
 
 #[test]

@@ -34,14 +34,19 @@ pub enum NoValue {
 pub enum NotWritable {
     #[error("{value} is not {expected}")]
     Type { value: String, expected: &'static str },
-    #[error("{value} is {side} {limit}, the {end} allowed")]
+    #[error("{} is {side} {limit}, the {end} allowed", short(*value))]
     Limit { value: f64, side: &'static str, end: &'static str, limit: f64 },
-    #[error("{value} does not fit into {kind}")]
+    #[error("{} does not fit into {kind}", short(*value))]
     Width { value: f64, kind: Kind },
     #[error("{found:?} is none of: {titles}")]
     Title { found: String, titles: String },
     #[error("the scale factor has not been read yet")]
     NoScale,
+}
+
+/// A number as people write it: 70000, but 1e300.
+fn short(number: f64) -> String {
+    if number.abs() < 1e16 { number.to_string() } else { format!("{number:e}") }
 }
 
 /// Registers as the type sees them: highest byte first, highest word first.

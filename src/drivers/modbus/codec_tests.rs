@@ -94,6 +94,10 @@ fn what_cannot_be_written_is_refused_with_a_reason() {
     assert_eq!(text(Value::Text("hot".into())), "\"hot\" is not a number");
     let wide = encode(&point(Kind::Uint(16)), &Value::Int(70_000), None).expect_err("too wide");
     assert_eq!(wide.to_string(), "70000 does not fit into u16");
+    let endless = encode(&point(Kind::Uint(16)), &Value::Float(1e300), None).expect_err("too wide");
+    assert_eq!(endless.to_string(), "1e300 does not fit into u16");
+    let beyond = encode(&limited, &Value::Float(-1e300), None).expect_err("below");
+    assert_eq!(beyond.to_string(), "-1e300 is below 5, the least allowed");
 }
 
 #[test]
