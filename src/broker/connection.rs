@@ -38,7 +38,7 @@ use crate::{
     clock,
 };
 
-/// Packets handled before others get their turn.
+/// Packets handled before others get their turn, however often more can be read meanwhile.
 const TURN: usize = 64;
 /// Bytes read at once at least, and at most: a thousand busy children have a buffer each.
 const ROOM: usize = 4 * 1024;
@@ -133,8 +133,10 @@ pub struct Connection {
     heard: Instant,
     told_seen: Instant,
     wrote: Instant,
-    /// More whole packets lie in `input`.
+    /// More whole packets may lie in `input`.
     more: bool,
+    /// Packets handled since others had their turn.
+    turn: usize,
     /// Bytes left `output` and wait below: in TLS records or frames that the socket did not take.
     unflushed: bool,
 }
@@ -155,6 +157,7 @@ impl Connection {
             terms,
             writer,
             more: !input.is_empty(),
+            turn: 0,
             input,
             output,
             outbox: Vec::new(),
@@ -321,7 +324,11 @@ impl Connection {
                     let next = self.clocks()?;
                     timer.as_mut().reset(Instant::now() + next);
                 }
-                () = tokio::task::yield_now(), if more => {}
+                () = tokio::task::yield_now(), if more => {
+                    self.turn = 0;
+                    // Others may wait for this core rather than for this worker.
+                    std::thread::yield_now();
+                }
             }
         }
     }
@@ -353,7 +360,7 @@ impl Connection {
         if !self.more || self.hub.journal.under_pressure() {
             return Ok(());
         }
-        for _ in 0..TURN {
+        while self.turn < TURN {
             if self.outstanding() >= OUTSTANDING || self.output.len() >= 4 * HIGH_WATER {
                 break;
             }
@@ -365,6 +372,7 @@ impl Connection {
             if frame.is_connect() {
                 return Err(Fault::new(reason::PROTOCOL_ERROR, "a second CONNECT").into());
             }
+            self.turn += 1;
             let packet = wire::packet(self.terms.version, frame)?;
             self.packet(packet)?;
         }

@@ -6,7 +6,7 @@
 //!    └── what nobody waits for is kept and tried again ◀── refusing ◀───┘ (nothing is acknowledged)
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -23,8 +23,6 @@ const GROUP: usize = 512;
 const QUEUE: usize = 4096;
 /// Records kept in memory while nothing can be stored; older ones beyond it are counted and declared.
 const KEPT: usize = 20_000;
-/// How long more work is looked for after a commit that somebody waited for, before the thread sleeps.
-const SOON: Duration = Duration::from_micros(100);
 /// Devices of whom something else is expected, until a listener that is behind looks at all.
 const EXPECTS: usize = 1024;
 /// How often a disk that refuses is tried when no work comes.
@@ -106,7 +104,6 @@ pub fn start(mut database: Database) -> Result<Started, StoreError> {
         written: written_tell,
         expects: expects.clone(),
         held: Vec::new(),
-        answered: None,
     };
     let thread = std::thread::Builder::new()
         .name("store".into())
@@ -124,8 +121,6 @@ struct Group {
     expects: broadcast::Sender<Option<DeviceId>>,
     /// Records nobody waits for, from commits that failed.
     held: Vec<NewRecord>,
-    /// When somebody got an answer who may have more.
-    answered: Option<Instant>,
 }
 
 enum Answer {
@@ -161,10 +156,7 @@ impl Group {
                 Err(_) => return Gathered::More,
             }
         } else {
-            match self.soon(inbox) {
-                Some(message) => Some(message),
-                None => inbox.recv().await,
-            }
+            inbox.recv().await
         };
         let mut next = match first {
             None => return Gathered::Stop(None),
@@ -191,19 +183,6 @@ impl Group {
             };
         }
         Gathered::More
-    }
-
-    /// What comes in the moment after a commit, as it does from whoever waited for it: to fall asleep and to be woken
-    /// costs a tenth of a fast disk's sync. Whoever else wants the core has it meanwhile.
-    fn soon(&mut self, inbox: &mut mpsc::Receiver<Message>) -> Option<Message> {
-        let answered = self.answered.take()?;
-        while answered.elapsed() < SOON {
-            match inbox.try_recv() {
-                Ok(message) => return Some(message),
-                Err(_) => std::thread::yield_now(),
-            }
-        }
-        None
     }
 
     /// One transaction with all that was gathered, and the answers.
@@ -265,7 +244,6 @@ impl Group {
     fn succeeded(&mut self, answers: Vec<Answer>) {
         self.held.clear();
         self.writer.log.committed();
-        let waited_for = !answers.is_empty();
         for device in self.writer.expects.drain(..) {
             let _ = self.expects.send(device);
         }
@@ -273,7 +251,6 @@ impl Group {
             answer.give(None);
         }
         self.written.send_replace(self.writer.log.written);
-        self.answered = waited_for.then(Instant::now);
         if *self.health.borrow() != StoreHealth::Good {
             tracing::info!("the disk takes data again");
             self.health.send_replace(StoreHealth::Good);

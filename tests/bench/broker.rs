@@ -208,39 +208,45 @@ async fn fair(peer: &Peer, span: Duration) {
     sleep(span).await;
     let alone = percentiles(alone.end().await);
     let mut found = Vec::new();
-    for qos in [0, 1] {
+    for (title, qos, at_once) in [("a gigabit of QoS 0", 0, GIGABIT), ("all QoS 0 it can", 0, 0), ("QoS 1", 1, 0)] {
         // a process of its own at the lowest priority: the broker's fairness is what counts, not the scheduler's
         let mut loud = Command::new("nice");
         loud.args(["-n", "19"]).arg(std::env::current_exe().expect("a path"));
-        let mut loud = loud.args(["loud", &peer.plain.to_string(), &qos.to_string()]).spawn().expect("nice");
+        let loud = loud.args(["loud", &peer.plain.to_string(), &qos.to_string(), &at_once.to_string()]);
+        let mut loud = loud.spawn().expect("nice");
         sleep(Duration::from_millis(300)).await;
         let beside = crowd(&column("bench/+"), None, quiet, every).await;
         sleep(span).await;
-        found.push((qos, percentiles(beside.end().await)));
+        found.push((title, percentiles(beside.end().await)));
         let _ = loud.kill();
         let _ = loud.wait();
     }
     let ms = |(p50, p99): (u32, u32)| format!("{:.2} / {:.2} ms", f64::from(p50) / 1000.0, f64::from(p99) / 1000.0);
-    let beside: Vec<String> = found.iter().map(|(qos, at)| format!("beside QoS {qos} {}", ms(*at))).collect();
+    let beside: Vec<String> = found.iter().map(|(title, at)| format!("beside {title} {}", ms(*at))).collect();
     println!("{:<10} alone {}, {}", peer.name, ms(alone), beside.join(", "));
 }
 
-/// `loud PORT QOS`: floods until it is killed.
-async fn loud(port: &str, qos: &str) {
+/// Messages of a KiB in a millisecond on a wire of 1 Gbit/s.
+const GIGABIT: usize = 118;
+
+/// `loud PORT QOS AT_ONCE`: floods until it is killed; with so many messages every millisecond, or without bound.
+async fn loud(port: &str, qos: &str, at_once: &str) {
     let (port, qos) = (port.parse().expect("a port"), qos.parse().expect("a QoS"));
+    let at_once: usize = at_once.parse().expect("a number");
     let stream = connect(port, None, "loud", true).await.expect("the loud one");
-    let window = if qos == 0 { 0 } else { 100 };
-    let manner = Manner { topic: "bench/loud/x".into(), qos, size: 1024, window, every: None };
+    let window = if qos == 0 { at_once } else { 100 };
+    let every = (at_once > 0).then_some(Duration::from_millis(1));
+    let manner = Manner { topic: "bench/loud/x".into(), qos, size: 1024, window, every };
     let _ = publish(stream, manner, Run::new()).await;
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    if let [what, port, qos] = &arguments[..]
+    if let [what, port, qos, at_once] = &arguments[..]
         && what == "loud"
     {
-        return loud(port, qos).await;
+        return loud(port, qos, at_once).await;
     }
     let quick = arguments.iter().any(|argument| argument == "quick");
     let named: Vec<&String> = arguments.iter().filter(|argument| *argument != "quick").collect();

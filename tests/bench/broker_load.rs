@@ -168,7 +168,7 @@ pub struct Manner {
     pub size: usize,
     /// QoS 1 messages on their way at a time; QoS 0 messages said at once, or 0 for no restraint at all.
     pub window: usize,
-    /// Between messages; flat out without it.
+    /// Between messages, of QoS 0 between as many as are said at once; flat out without it.
     pub every: Option<Duration>,
 }
 
@@ -180,6 +180,7 @@ pub async fn publish(mut stream: Box<dyn Stream>, manner: Manner, run: Arc<Run>)
     let mut next = tokio::time::Instant::now();
     while !run.stop.load(Ordering::Relaxed) {
         let room = match (manner.every, manner.qos) {
+            (Some(_), 0) => manner.window.max(1),
             (Some(_), _) => 1,
             (None, 0) if manner.window == 0 => 64,
             (None, 0) => {
