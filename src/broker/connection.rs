@@ -324,11 +324,7 @@ impl Connection {
                     let next = self.clocks()?;
                     timer.as_mut().reset(Instant::now() + next);
                 }
-                () = tokio::task::yield_now(), if more => {
-                    self.turn = 0;
-                    // Others may wait for this core rather than for this worker.
-                    std::thread::yield_now();
-                }
+                () = tokio::task::yield_now(), if more => self.turn = 0,
             }
         }
     }
