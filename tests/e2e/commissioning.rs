@@ -161,7 +161,7 @@ fn a_makers_table_becomes_a_profile_a_simulated_device_and_values() {
         let done = gateway.cli(&["modbus", "read", "--device", "hx", "--name", "flowTemperature"]);
         String::from_utf8_lossy(&done.stdout).contains("°C").then_some(())
     });
-    let written = says(&gateway, &["modbus", "write", "--device", "hx", "--name", "Mode", "--verify", "auto"]);
+    let written = says(&gateway, &["modbus", "write", "--device", "hx", "--name", "mode", "--verify", "auto"]);
     assert!(written.contains("wrote \"auto\", read back \"auto\""), "{written}");
     assert_eq!(gateway.stop(), 0);
 }
