@@ -22,10 +22,6 @@ use crate::{
 /// Threads for file reads and fetches that block; readers of the store are among them.
 const BLOCKING_THREADS: usize = 16;
 
-/// Turns of tasks after which a busy worker looks for what came on sockets. The other may sleep without listening just then:
-/// with the default of 61 a child that floods made others wait for milliseconds.
-const EVENTS: u32 = 8;
-
 /// Runs the daemon until the init system or a person ends it.
 pub fn run(start: Start) -> Result<(), Failure> {
     // Whatever is written from here on is for this user alone; the control socket opens itself to its group.
@@ -33,7 +29,6 @@ pub fn run(start: Start) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
-        .event_interval(EVENTS)
         .thread_name("headgate")
         .build()
         .map_err(|error| Failure::Start(error.into()))?;
