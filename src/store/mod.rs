@@ -4,6 +4,7 @@
 //! committed and synced. Each file of this room owns some tables, their migrations and the methods of [`Store`] that
 //! use them; nobody outside sees a connection.
 
+mod ahead;
 mod checkpoint;
 pub mod faults;
 mod migrate;

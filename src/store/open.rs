@@ -1,18 +1,16 @@
 //! The database file as the writer holds it: opened, bounded, and opened again when the disk recovers.
 
 use std::{
-    fs::File,
-    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use rusqlite::Connection;
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{
     Readers, StoreError, StoreHealth, StoreOptions, Writer,
+    ahead::{Ahead, INDEX},
     checkpoint::{Checkpoints, depth},
     faults,
     log::{self, Limits},
@@ -24,14 +22,15 @@ use crate::clock;
 pub(super) const PAGE: u64 = 4096;
 /// The log keeps this much even where others fill the file system.
 const LEAST: u64 = 1 << 20;
-/// The shared-memory index of the largest write-ahead log (two of SQLite's 32 KiB regions) is a file of its own.
-const INDEX: u64 = 64 << 10;
+/// Bytes of a frame of the write-ahead log.
+const FRAME: u64 = PAGE + 24;
 
 pub struct Database {
     path: PathBuf,
     options: StoreOptions,
     readers: Arc<Readers>,
     checkpoints: Checkpoints,
+    ahead: Ahead,
     state: State,
 }
 
@@ -49,7 +48,8 @@ enum State {
 
 impl Database {
     pub fn new(path: PathBuf, options: StoreOptions, readers: Arc<Readers>) -> Result<Self, StoreError> {
-        Ok(Self { path, options, readers, checkpoints: Checkpoints::start()?, state: State::Good })
+        let (checkpoints, ahead) = (Checkpoints::start()?, Ahead::default());
+        Ok(Self { path, options, readers, checkpoints, ahead, state: State::Good })
     }
 
     pub fn linger(&self) -> Duration {
@@ -96,9 +96,11 @@ impl Database {
     /// Opens the file, or what could be salvaged of it.
     fn mend(&mut self) -> Result<(Connection, log::Tail, log::Watch), StoreError> {
         let whole = salvage::finish(&self.path).and_then(|()| salvage::inspect(&self.path));
-        match whole.and_then(|()| self.load(self.connect()?)) {
+        match whole.and_then(|()| self.connect()).and_then(|opened| self.load(opened)) {
             Err(error) if error.is_damage() => {
-                self.replace(&error.to_string()).and_then(|()| self.load(self.connect()?))
+                self.replace(&error.to_string())?;
+                let begun = self.connect()?;
+                self.load(begun)
             }
             other => other,
         }
@@ -110,9 +112,9 @@ impl Database {
     }
 
     /// Opens, sets the bounds and migrates.
-    fn connect(&self) -> Result<Connection, StoreError> {
+    fn connect(&mut self) -> Result<Connection, StoreError> {
         if free_space(&self.path).is_some_and(|free| free < INDEX) {
-            return Err(StoreError::Unavailable("the disk is full".into()));
+            return Err(full());
         }
         if !self.path.exists() {
             salvage::begin(&self.path)?;
@@ -121,7 +123,7 @@ impl Database {
         connection.busy_timeout(Duration::from_secs(5))?;
         migrate::prepare(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        self.hold_index()?;
+        self.ahead.begin(&beside(&self.path, "-shm")).map_err(|_| full())?;
         set_sync(&connection)?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
         // What undoes one job stays in memory; else SQLite writes every page that a job changes to a temporary file too, as
@@ -136,20 +138,6 @@ impl Database {
         set_sync(&second)?;
         self.checkpoints.serve(Some(second));
         Ok(connection)
-    }
-
-    /// Takes the room of the shared-memory index at once. SQLite maps the file into memory, where a full disk is no error but
-    /// a signal that ends the process, and holds one byte of each page only: too few where blocks are smaller.
-    fn hold_index(&self) -> Result<(), StoreError> {
-        let index = File::options().write(true).open(beside(&self.path, "-shm"));
-        let held = index.and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, INDEX)?));
-        match held {
-            Err(error) if error.kind() == ErrorKind::StorageFull => {
-                Err(StoreError::Unavailable("the disk is full".into()))
-            }
-            // Not every file system can; then it is as before.
-            _ => Ok(()),
-        }
     }
 
     /// Sets the damaged file aside and begins a new one with what could be read.
@@ -228,15 +216,23 @@ impl Database {
         (file + free).saturating_sub(self.options.log.keep_free).max(LEAST) / PAGE
     }
 
+    /// For the transaction that just began: there shall be room in the write-ahead log.
+    pub fn extend_log(&mut self) {
+        self.ahead.extend_log(&wal_of(&self.path), self.wal_share());
+    }
+
     /// Keeps the write-ahead log within its share. What of it is not in the database is moved there beside the writer; once
     /// all is, the log begins anew by itself. The writer waits only where commits come faster than that, and where `shrunk`
     /// pages are to be given back to the file system.
-    pub fn bound_wal(&self, connection: &Connection, shrunk: bool) {
+    pub fn bound_wal(&mut self, connection: &Connection, shrunk: bool) {
         let Ok(wal) = depth(connection, "PRAGMA wal_checkpoint(NOOP)") else { return };
+        self.ahead.log_uses(wal.frames * FRAME);
         let share = self.wal_share() / PAGE;
         // One more transaction must fit.
         if shrunk || wal.frames > share / 4 * 3 {
-            let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+            let how = if shrunk { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(RESTART)" };
+            let _ = connection.execute_batch(how);
+            self.ahead.log_restarts(shrunk);
         } else if wal.frames.saturating_sub(wal.moved) > share / 3 {
             self.checkpoints.ask();
         }
@@ -246,6 +242,10 @@ impl Database {
         self.checkpoints.serve(None);
         let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     }
+}
+
+fn full() -> StoreError {
+    StoreError::Unavailable("the disk is full".into())
 }
 
 /// Each commit is on the disk when it is acknowledged.

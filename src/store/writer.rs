@@ -197,6 +197,7 @@ impl Group {
             result = self.writer.set("store.probe", clock::now().0.to_string().as_bytes());
         }
         if result.is_ok() {
+            self.database.extend_log();
             for record in self.held.iter() {
                 self.writer.log.append(record.clone(), true);
             }

@@ -2,11 +2,18 @@
 //!
 //! Packed, one record is: device (index into the block's dictionary; the next free index introduces a new device with
 //! its name and its first `seq`), kind and flags, `ts` as difference to the record before, name, body. The `seq` of a
-//! device grows by one per record, so a block holds only the first. The whole is one zstd frame with checksum.
+//! device grows by one per record, so a block holds only the first. The whole is one zstd frame with checksum (RFC 8878).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::Hasher,
+    io::{self, Read},
+    sync::Arc,
+};
 
 use bytes::Bytes;
+use twox_hash::XxHash64;
+use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation, OutBuffer};
 
 use crate::model::{
     ids::DeviceId,
@@ -19,6 +26,8 @@ const FORMAT: u8 = 1;
 const NAMED: u8 = 0x20;
 const UNTRUSTED: u8 = 0x40;
 const KIND: u8 = 0x1f;
+/// Of zstd: the log is packed in passing.
+const LEVEL: i32 = 1;
 /// No block unpacks to more than this: a damaged length cannot ask for all the memory there is.
 const MOST_RAW: usize = 64 << 20;
 
@@ -69,8 +78,8 @@ impl Packer {
         self.raw.len()
     }
 
-    /// The block as it goes to disk.
-    pub fn pack(&self, press: &mut Press) -> std::io::Result<Vec<u8>> {
+    /// The block as it goes to disk, packed as a whole.
+    pub fn pack(&self, press: &mut Press) -> io::Result<Vec<u8>> {
         let mut packed = Vec::with_capacity(64 + self.raw.len() / 3);
         packed.push(FORMAT);
         packed.extend_from_slice(&press.0.compress(&self.raw)?);
@@ -82,11 +91,66 @@ impl Packer {
 pub struct Press(zstd::bulk::Compressor<'static>);
 
 impl Press {
-    pub fn new() -> std::io::Result<Press> {
-        let mut compressor = zstd::bulk::Compressor::new(1)?;
+    pub fn new() -> io::Result<Press> {
+        let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
         compressor.include_checksum(true)?;
         compressor.include_dictid(false)?;
         Ok(Press(compressor))
+    }
+}
+
+/// A block that grows from commit to commit: only what is new is compressed. It comes out a little larger than one that
+/// is packed as a whole.
+pub struct Growth {
+    encoder: Encoder<'static>,
+    /// The block but for its end.
+    block: Vec<u8>,
+    sum: XxHash64,
+    /// Bytes of the packer that are in it.
+    fed: usize,
+}
+
+impl Growth {
+    /// Of the frame, as a power of two: more than a block that grows ever holds, and little memory.
+    const WINDOW: u32 = 15;
+    /// An empty last block, and room for the checksum (RFC 8878, 3.1.1).
+    const END: usize = 3 + 4;
+
+    pub fn new() -> io::Result<Growth> {
+        let mut encoder = Encoder::new(LEVEL)?;
+        encoder.set_parameter(CParameter::ChecksumFlag(true))?;
+        encoder.set_parameter(CParameter::WindowLog(Self::WINDOW))?;
+        Ok(Growth { encoder, block: vec![FORMAT], sum: XxHash64::with_seed(0), fed: 0 })
+    }
+
+    /// Begins another block.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.block.truncate(1);
+        self.sum = XxHash64::with_seed(0);
+        self.fed = 0;
+        self.encoder.reinit()
+    }
+
+    /// The block as it goes to disk, with what `packer` has got since the last time.
+    pub fn pack(&mut self, packer: &Packer) -> io::Result<Vec<u8>> {
+        let new = &packer.raw[self.fed..];
+        self.sum.write(new);
+        self.fed = packer.raw.len();
+        let mut input = InBuffer::around(new);
+        loop {
+            self.block.reserve(64 + new.len());
+            let at = self.block.len();
+            let mut output = OutBuffer::around_pos(&mut self.block, at);
+            self.encoder.run(&mut input, &mut output)?;
+            if input.pos() == new.len() && self.encoder.flush(&mut output)? == 0 {
+                break;
+            }
+        }
+        let mut whole = Vec::with_capacity(self.block.len() + Self::END);
+        whole.extend_from_slice(&self.block);
+        whole.extend_from_slice(&[1, 0, 0]);
+        whole.extend_from_slice(&(self.sum.finish() as u32).to_le_bytes());
+        Ok(whole)
     }
 }
 
@@ -94,10 +158,7 @@ impl Press {
 /// trusted; `None` leaves them as they are, flagged.
 pub fn unpack(data: &[u8], first: u64, repair: Option<i64>) -> Result<Vec<Record>, BadBlock> {
     let Some((&FORMAT, frame)) = data.split_first() else { return Err(BadBlock("unknown format")) };
-    let size = zstd::zstd_safe::get_frame_content_size(frame).ok().flatten().ok_or(BadBlock("no size"))?;
-    let size = usize::try_from(size).ok().filter(|size| *size <= MOST_RAW).ok_or(BadBlock("size"))?;
-    let raw = zstd::bulk::decompress(frame, size).map_err(|_| BadBlock("checksum"))?;
-    let raw = Bytes::from(raw);
+    let raw = Bytes::from(unpress(frame)?);
     let mut cursor = Cursor { raw: &raw, at: 0 };
     let mut devices: Vec<(DeviceId, u64)> = Vec::new();
     let mut names: Vec<Arc<str>> = Vec::new();
@@ -132,6 +193,25 @@ pub fn unpack(data: &[u8], first: u64, repair: Option<i64>) -> Result<Vec<Record
         position += 1;
     }
     Ok(records)
+}
+
+fn unpress(frame: &[u8]) -> Result<Vec<u8>, BadBlock> {
+    let size = zstd::zstd_safe::get_frame_content_size(frame).map_err(|_| BadBlock("no frame"))?;
+    let Some(size) = size else { return unpress_growth(frame) };
+    let size = usize::try_from(size).ok().filter(|size| *size <= MOST_RAW).ok_or(BadBlock("size"))?;
+    zstd::bulk::decompress(frame, size).map_err(|_| BadBlock("checksum"))
+}
+
+/// The frame of a [`Growth`] does not say how much is in it.
+fn unpress_growth(frame: &[u8]) -> Result<Vec<u8>, BadBlock> {
+    let mut raw = Vec::with_capacity(frame.len() * 5);
+    let decoder = zstd::stream::read::Decoder::with_buffer(frame).map_err(|_| BadBlock("no frame"))?;
+    let read = decoder.single_frame().take(MOST_RAW as u64 + 1).read_to_end(&mut raw);
+    match read {
+        Ok(size) if size <= MOST_RAW => Ok(raw),
+        Ok(_) => Err(BadBlock("size")),
+        Err(_) => Err(BadBlock("checksum")),
+    }
 }
 
 /// Names repeat: the same text is the same allocation.
@@ -240,6 +320,28 @@ mod tests {
         }
 
         #[test]
+        fn a_block_that_grew_is_one_frame_after_every_step(steps in proptest::collection::vec(proptest::collection::vec(any_record(), 1..9), 1..9)) {
+            let mut growth = Growth::new().expect("growth");
+            for _ in 0..2 {
+                let mut packer = Packer::default();
+                let mut seqs: HashMap<DeviceId, u64> = HashMap::new();
+                for step in &steps {
+                    for (record, untrusted) in step {
+                        let seq = seqs.entry(record.device.clone()).or_insert(1);
+                        packer.add(*seq, *untrusted, record);
+                        *seq += 1;
+                    }
+                    let grown = growth.pack(&packer).expect("packed");
+                    let whole = packer.pack(&mut Press::new().expect("press")).expect("packed");
+                    prop_assert_eq!(unpack(&grown, 1, None), unpack(&whole, 1, None));
+                    // The last four bytes are the frame's checksum, however it was written.
+                    prop_assert_eq!(&grown[grown.len() - 4..], &whole[whole.len() - 4..]);
+                }
+                growth.restart().expect("another");
+            }
+        }
+
+        #[test]
         fn damage_is_an_error_and_never_a_panic(mut data in proptest::collection::vec(any::<u8>(), 0..200), flip in 0..400usize) {
             let _ = unpack(&data, 1, None);
             let mut packer = Packer::default();
@@ -249,11 +351,16 @@ mod tests {
                 let record = NewRecord { device: device.clone(), kind: Kind::Telemetry, name: None, ts: Millis(seq), body: body.clone() };
                 packer.add(seq as u64, false, &record);
             }
-            data = packer.pack(&mut Press::new().expect("press")).expect("packed");
-            let index = flip % data.len();
-            data[index] ^= 1 << (flip % 8);
-            if let Ok(records) = unpack(&data, 1, None) {
-                prop_assert_eq!(records.len(), 19);
+            for grown in [false, true] {
+                data = match grown {
+                    true => Growth::new().and_then(|mut growth| growth.pack(&packer)).expect("packed"),
+                    false => packer.pack(&mut Press::new().expect("press")).expect("packed"),
+                };
+                let index = flip % data.len();
+                data[index] ^= 1 << (flip % 8);
+                if let Ok(records) = unpack(&data, 1, None) {
+                    prop_assert_eq!(records.len(), 19);
+                }
             }
         }
     }

@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 
 use super::{
-    Gap, Limits, SQL, Written,
-    block::{Packer, Press},
+    Gap, Limits, SQL,
+    block::{Growth, Packer},
     tail::{Pending, Tail},
 };
 use crate::{model::record::Lane, store::StoreError};
@@ -12,6 +12,8 @@ use crate::{model::record::Lane, store::StoreError};
 /// A block that is stored in no more than this stays in one page of the database and is filled up by later commits:
 /// the page is written anyway, and fuller blocks compress better.
 const ONE_PAGE: usize = 3900;
+/// What comes next has to fit in as well.
+const NEXT: usize = 200;
 /// A block that would be filled up is first unpacked at most this large.
 const FILL: usize = 16 << 10;
 /// A block is closed at this size before compression, so that a reader unpacks little for what it wants.
@@ -24,6 +26,14 @@ const SNAPSHOT: u64 = 20_000;
 pub(super) struct Open {
     pub first: u64,
     packer: Packer,
+    /// It is in the lane's [`Growth`], up to the commit before.
+    grows: bool,
+}
+
+impl Open {
+    fn at(first: u64) -> Open {
+        Open { first, packer: Packer::default(), grows: false }
+    }
 }
 
 impl Tail {
@@ -79,23 +89,57 @@ impl Tail {
         if records.peek().is_none() {
             return Ok(());
         }
-        let (boot, lived) = (self.boot, self.lived());
         let end = &mut self.lanes[lane as usize];
-        let mut open = end.open.take().unwrap_or_else(|| Open { first: end.next, packer: Packer::default() });
+        let mut open = end.open.take().unwrap_or_else(|| Open::at(end.next));
         for pending in records {
             let full = open.packer.raw_len() >= MOST_RAW || open.packer.count >= MOST_RECORDS;
             if full {
-                write_block(connection, lane, &open, (boot, lived), &mut self.press, &mut self.written)?;
-                open = Open { first: end.next, packer: Packer::default() };
+                let whole = open.packer.pack(&mut self.press).map_err(unpacked)?;
+                self.put(connection, lane, &open, &whole)?;
+                open = Open::at(self.lanes[lane as usize].next);
             }
             open.packer.add(pending.seq, pending.untrusted, &pending.record);
-            end.next += 1;
+            self.lanes[lane as usize].next += 1;
         }
-        let size = write_block(connection, lane, &open, (boot, lived), &mut self.press, &mut self.written)?;
-        // A little less than a page: what comes next has to fit in as well.
-        if size < ONE_PAGE - 200 && open.packer.raw_len() < FILL {
-            end.open = Some(open);
+        let growing = open.packer.raw_len() < FILL;
+        if growing {
+            let grown = self.grow(lane, &mut open).map_err(unpacked)?;
+            if grown.len() <= ONE_PAGE {
+                self.put(connection, lane, &open, &grown)?;
+                self.lanes[lane as usize].open = Some(open);
+                return Ok(());
+            }
         }
+        let whole = open.packer.pack(&mut self.press).map_err(unpacked)?;
+        self.put(connection, lane, &open, &whole)?;
+        if growing && whole.len() < ONE_PAGE - NEXT {
+            open.grows = false;
+            self.lanes[lane as usize].open = Some(open);
+        }
+        Ok(())
+    }
+
+    /// The block with what is new in it.
+    fn grow(&mut self, lane: Lane, open: &mut Open) -> std::io::Result<Vec<u8>> {
+        let growth = match &mut self.growths[lane as usize] {
+            Some(growth) => {
+                if !open.grows {
+                    growth.restart()?;
+                }
+                growth
+            }
+            none => none.insert(Growth::new()?),
+        };
+        open.grows = true;
+        growth.pack(&open.packer)
+    }
+
+    fn put(&mut self, connection: &Connection, lane: Lane, open: &Open, data: &[u8]) -> Result<(), StoreError> {
+        let packer = &open.packer;
+        let mut statement = connection.prepare_cached(SQL[lane as usize].put)?;
+        let (boot, lived) = (self.boot, self.lived());
+        statement.execute((open.first, packer.count, packer.first_ts, packer.newest_ts, boot, lived, data))?;
+        self.written.block_bytes += data.len() as u64;
         Ok(())
     }
 
@@ -119,18 +163,6 @@ impl Tail {
     }
 }
 
-fn write_block(
-    connection: &Connection,
-    lane: Lane,
-    open: &Open,
-    (boot, lived): (i64, i64),
-    press: &mut Press,
-    written: &mut Written,
-) -> Result<usize, StoreError> {
-    let data = open.packer.pack(press).map_err(|e| StoreError::Unavailable(format!("zstd: {e}")))?;
-    let packer = &open.packer;
-    let mut statement = connection.prepare_cached(SQL[lane as usize].put)?;
-    statement.execute((open.first, packer.count, packer.first_ts, packer.newest_ts, boot, lived, &data))?;
-    written.block_bytes += data.len() as u64;
-    Ok(data.len())
+fn unpacked(error: std::io::Error) -> StoreError {
+    StoreError::Unavailable(format!("zstd: {error}"))
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     SQL, Watch,
-    block::{Press, unpack},
+    block::{Growth, Press, unpack},
     flush::Open,
     mend::Unstored,
 };
@@ -61,6 +61,8 @@ pub struct Tail {
     pub(super) dirty: HashSet<DeviceId>,
     pub(super) pending: Vec<Pending>,
     pub(super) press: Press,
+    /// Per lane, for the block that is filled up.
+    pub(super) growths: [Option<Growth>; 4],
     tell: watch::Sender<[u64; 4]>,
     /// The number of this run of the daemon; see `log_boots`.
     pub(super) boot: i64,
@@ -94,6 +96,7 @@ impl Tail {
             dirty: HashSet::new(),
             pending: Vec::new(),
             press,
+            growths: Default::default(),
             tell: watch::channel([0; 4]).0,
             boot: 0,
             boot_saved: false,

@@ -78,7 +78,8 @@ async fn main() {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         ["child", folder] => backlog::child(Path::new(folder)).await,
-        ["ingest"] => ingest::ingest().await,
+        ["ingest"] => ingest::ingest(&[1, 10, 100, 1000]).await,
+        ["ingest", size] => ingest::ingest(&[size.parse().expect("readings per commit")]).await,
         ["drain"] => drain::drain().await,
         ["bytes"] => bytes::disk().await,
         ["wire"] => bytes::wire().await,
@@ -86,7 +87,7 @@ async fn main() {
         ["compare"] => compare::compare().await,
         ["backlog", count] => backlog::backlog(count.parse().expect("a number of records")).await,
         _ => {
-            ingest::ingest().await;
+            ingest::ingest(&[1, 10, 100, 1000]).await;
             drain::drain().await;
             bytes::disk().await;
             bytes::wire().await;
