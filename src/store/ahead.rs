@@ -13,6 +13,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 pub const INDEX: u64 = 64 << 10;
 /// By so much the write-ahead log is made longer at once: some thirty small commits.
 const STEP: u64 = 128 << 10;
+static ZEROS: [u8; 4096] = [0; 4096];
 /// A small commit fits into this.
 const COMMIT: u64 = 32 << 10;
 
@@ -22,8 +23,7 @@ pub struct Ahead {
     /// Never closed while the database is open: closing any descriptor of a file takes all locks that the process has
     /// on it (fcntl(2)), and another process that finds the index unlocked cuts it to nothing under our feet.
     index: Option<File>,
-    /// Bytes of the write-ahead log that are in use, and that it is known to have.
-    used: u64,
+    /// Bytes the write-ahead log is known to have.
     log: u64,
 }
 
@@ -31,7 +31,7 @@ impl Ahead {
     /// For a database that was just opened: takes the room of its shared-memory index. SQLite maps the file into memory, where a full disk is no error but a
     /// signal that ends the process, and holds one byte of each page only: too few where blocks are smaller.
     pub fn begin(&mut self, path: &Path) -> io::Result<()> {
-        (self.used, self.log) = (0, 0);
+        self.log = 0;
         let found = fs::metadata(path)?;
         let same =
             |held: &File| held.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (found.dev(), found.ino()));
@@ -48,37 +48,32 @@ impl Ahead {
         }
     }
 
-    /// Makes the write-ahead log at `path` longer than what is in use, up to `most` bytes. A commit that makes it longer
-    /// must wait for the file system's own journal as well, which takes as long again. To be called inside a write
+    /// Makes the write-ahead log at `path` longer than the bytes that are in use, up to `most`. A commit that makes it longer
+    /// must wait for the file's new length as well, which takes as long again. To be called inside a write
     /// transaction that has written nothing yet, so that nobody else writes to the file; SQLite takes bytes that are no
     /// frame for the end. Where there is no room, SQLite makes it longer by itself.
-    pub fn extend_log(&mut self, path: &Path, most: u64) {
-        if self.used + COMMIT <= self.log {
+    pub fn extend_log(&mut self, path: &Path, used: u64, most: u64) {
+        if used + COMMIT <= self.log {
             return;
         }
         let length = fs::metadata(path).map_or(0, |found| found.len());
-        self.log = length.max(self.used);
-        if self.used + COMMIT > self.log {
-            let more = STEP.min(most.saturating_sub(self.log));
-            let zeros = vec![0; usize::try_from(more).unwrap_or(0)];
-            let file = File::options().write(true).open(path);
-            let _ = file.and_then(|file| file.write_all_at(&zeros, self.log));
+        self.log = length.max(used);
+        if used + COMMIT > self.log {
+            let end = (self.log + STEP).min(most);
+            if let Ok(file) = File::options().write(true).open(path) {
+                // Page by page: the kernel keeps what was written at once together, and then counts all of it as written again
+                // whenever one page of it is.
+                let mut pages = (self.log..end).step_by(ZEROS.len());
+                let _ = pages.try_for_each(|at| file.write_all_at(&ZEROS, at));
+            }
             // Whether it worked or not: tried again when as much more is used.
             self.log += STEP;
         }
     }
 
-    /// What is in use after a commit.
-    pub fn log_uses(&mut self, bytes: u64) {
-        self.used = bytes;
-    }
-
-    /// The write-ahead log begins anew, `cut` to nothing or as long as it was.
-    pub fn log_restarts(&mut self, cut: bool) {
-        self.used = 0;
-        if cut {
-            self.log = 0;
-        }
+    /// The write-ahead log was cut to nothing.
+    pub fn log_cut(&mut self) {
+        self.log = 0;
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, hooks::Wal};
 
 use super::{
     Readers, StoreError, StoreHealth, StoreOptions, Writer,
@@ -22,6 +25,8 @@ use crate::clock;
 pub(super) const PAGE: u64 = 4096;
 /// The log keeps this much even where others fill the file system.
 const LEAST: u64 = 1 << 20;
+/// For so long it is believed that others left as much room on the file system as they did.
+const LOOK: Duration = Duration::from_millis(50);
 /// Bytes of a frame of the write-ahead log.
 const FRAME: u64 = PAGE + 24;
 
@@ -31,6 +36,10 @@ pub struct Database {
     readers: Arc<Readers>,
     checkpoints: Checkpoints,
     ahead: Ahead,
+    /// Frames in the write-ahead log after the last commit.
+    frames: Arc<AtomicU64>,
+    /// Pages there is room for, and when that was looked up.
+    room: Option<(Instant, u64)>,
     state: State,
 }
 
@@ -49,7 +58,7 @@ enum State {
 impl Database {
     pub fn new(path: PathBuf, options: StoreOptions, readers: Arc<Readers>) -> Result<Self, StoreError> {
         let (checkpoints, ahead) = (Checkpoints::start()?, Ahead::default());
-        Ok(Self { path, options, readers, checkpoints, ahead, state: State::Good })
+        Ok(Self { path, options, readers, checkpoints, ahead, frames: Arc::default(), room: None, state: State::Good })
     }
 
     pub fn linger(&self) -> Duration {
@@ -133,6 +142,12 @@ impl Database {
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.pragma_update(None, "journal_size_limit", self.wal_share())?;
         connection.set_prepared_statement_cache_capacity(128);
+        self.frames.store(0, Relaxed);
+        let frames = self.frames.clone();
+        connection.wal_hook(Some(move |_: &mut Wal, pages: i32| {
+            frames.store(u64::try_from(pages).unwrap_or(0), Relaxed);
+            Ok(())
+        }))?;
         migrate::run(&mut connection)?;
         let second = Connection::open(&self.path)?;
         set_sync(&second)?;
@@ -151,6 +166,7 @@ impl Database {
 
     /// What a failed transaction means for the next one.
     pub fn broken(&mut self, error: StoreError) {
+        self.room = None;
         let next = match &error {
             error if error.is_damage() => State::Replace(error.to_string()),
             StoreError::Unavailable(reason) if !reason.contains("full") => State::Reopen(reason.clone()),
@@ -202,15 +218,18 @@ impl Database {
 
     /// How far the log may grow now: below the cap by what other tables need, and such that the file system keeps what
     /// is to be left to others.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&mut self) -> Limits {
         let most = self.most_pages();
         let age = self.options.log.max_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-        let room = self.room();
+        let room = match self.room {
+            Some((at, room)) if at.elapsed() < LOOK => room,
+            _ => self.room.insert((Instant::now(), self.look_for_room())).1,
+        };
         Limits { pages: (most - (most / 32).max(32)).min(room), room, age }
     }
 
     /// Pages the file may have so that the file system keeps what is to be left to others.
-    fn room(&self) -> u64 {
+    fn look_for_room(&self) -> u64 {
         let Some(free) = free_space(&self.path) else { return u64::MAX };
         let file = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
         (file + free).saturating_sub(self.options.log.keep_free).max(LEAST) / PAGE
@@ -218,21 +237,26 @@ impl Database {
 
     /// For the transaction that just began: there shall be room in the write-ahead log.
     pub fn extend_log(&mut self) {
-        self.ahead.extend_log(&wal_of(&self.path), self.wal_share());
+        self.ahead.extend_log(&wal_of(&self.path), self.frames.load(Relaxed) * FRAME, self.wal_share());
     }
 
     /// Keeps the write-ahead log within its share. What of it is not in the database is moved there beside the writer; once
     /// all is, the log begins anew by itself. The writer waits only where commits come faster than that, and where `shrunk`
     /// pages are to be given back to the file system.
     pub fn bound_wal(&mut self, connection: &Connection, shrunk: bool) {
-        let Ok(wal) = depth(connection, "PRAGMA wal_checkpoint(NOOP)") else { return };
-        self.ahead.log_uses(wal.frames * FRAME);
         let share = self.wal_share() / PAGE;
+        if !shrunk && self.frames.load(Relaxed) <= share / 3 {
+            return;
+        }
+        let Ok(wal) = depth(connection, "PRAGMA wal_checkpoint(NOOP)") else { return };
         // One more transaction must fit.
         if shrunk || wal.frames > share / 4 * 3 {
             let how = if shrunk { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(RESTART)" };
             let _ = connection.execute_batch(how);
-            self.ahead.log_restarts(shrunk);
+            self.frames.store(0, Relaxed);
+            if shrunk {
+                self.ahead.log_cut();
+            }
         } else if wal.frames.saturating_sub(wal.moved) > share / 3 {
             self.checkpoints.ask();
         }

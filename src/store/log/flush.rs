@@ -12,8 +12,6 @@ use crate::{model::record::Lane, store::StoreError};
 /// A block that is stored in no more than this stays in one page of the database and is filled up by later commits:
 /// the page is written anyway, and fuller blocks compress better.
 const ONE_PAGE: usize = 3900;
-/// What comes next has to fit in as well.
-const NEXT: usize = 200;
 /// A block that would be filled up is first unpacked at most this large.
 const FILL: usize = 16 << 10;
 /// A block is closed at this size before compression, so that a reader unpacks little for what it wants.
@@ -26,13 +24,15 @@ const SNAPSHOT: u64 = 20_000;
 pub(super) struct Open {
     pub first: u64,
     packer: Packer,
+    /// Bytes of it on disk.
+    size: usize,
     /// It is in the lane's [`Growth`], up to the commit before.
     grows: bool,
 }
 
 impl Open {
     fn at(first: u64) -> Open {
-        Open { first, packer: Packer::default(), grows: false }
+        Open { first, packer: Packer::default(), size: 0, grows: false }
     }
 }
 
@@ -101,18 +101,23 @@ impl Tail {
             open.packer.add(pending.seq, pending.untrusted, &pending.record);
             self.lanes[lane as usize].next += 1;
         }
-        let growing = open.packer.raw_len() < FILL;
-        if growing {
+        let mut step = ONE_PAGE;
+        if open.packer.raw_len() < FILL {
+            let before = open.size;
             let grown = self.grow(lane, &mut open).map_err(unpacked)?;
             if grown.len() <= ONE_PAGE {
+                open.size = grown.len();
                 self.put(connection, lane, &open, &grown)?;
                 self.lanes[lane as usize].open = Some(open);
                 return Ok(());
             }
+            step = grown.len() - before;
         }
         let whole = open.packer.pack(&mut self.press).map_err(unpacked)?;
         self.put(connection, lane, &open, &whole)?;
-        if growing && whole.len() < ONE_PAGE - NEXT {
+        // As much again shall fit.
+        if whole.len() + step <= ONE_PAGE {
+            open.size = whole.len();
             open.grows = false;
             self.lanes[lane as usize].open = Some(open);
         }
