@@ -28,28 +28,31 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// For a database that was just opened: takes the room of its shared-memory index. SQLite maps the file into memory, where a full disk is no error but a
-    /// signal that ends the process, and holds one byte of each page only: too few where blocks are smaller.
-    pub fn begin(&mut self, path: &Path) -> io::Result<()> {
+    /// For a database that was just opened: takes the room of its shared-memory index at `path`. SQLite maps the file into
+    /// memory, where a full disk is no error but a signal that ends the process, and holds one byte of each page only: too
+    /// few where blocks are smaller. False where the disk is full.
+    pub fn begin(&mut self, path: &Path) -> bool {
         self.log = 0;
+        // Not every file system can; then it is as without.
+        !self.hold_index(path).is_err_and(|error| error.kind() == ErrorKind::StorageFull)
+    }
+
+    fn hold_index(&mut self, path: &Path) -> io::Result<()> {
         let found = fs::metadata(path)?;
         let same =
             |held: &File| held.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (found.dev(), found.ino()));
-        let index = match self.index.take().filter(same) {
-            Some(held) => held,
-            None => File::options().write(true).open(path)?,
-        };
-        let held = fallocate(&index, FallocateFlags::empty(), 0, INDEX);
-        self.index = Some(index);
-        match held.map_err(io::Error::from) {
-            Err(error) if error.kind() == ErrorKind::StorageFull => Err(error),
-            // Not every file system can; then it is as before.
-            _ => Ok(()),
+        if !self.index.as_ref().is_some_and(same) {
+            self.index = None;
         }
+        let index = match &mut self.index {
+            Some(held) => held,
+            none => none.insert(File::options().write(true).open(path)?),
+        };
+        Ok(fallocate(index, FallocateFlags::empty(), 0, INDEX)?)
     }
 
-    /// Makes the write-ahead log at `path` longer than the bytes that are in use, up to `most`. A commit that makes it longer
-    /// must wait for the file's new length as well, which takes as long again. To be called inside a write
+    /// Makes the write-ahead log at `path` longer than the bytes that are in use, up to `most`. A commit that makes it
+    /// longer must wait for the file's new length as well, which takes as long again. To be called inside a write
     /// transaction that has written nothing yet, so that nobody else writes to the file; SQLite takes bytes that are no
     /// frame for the end. Where there is no room, SQLite makes it longer by itself.
     pub fn extend_log(&mut self, path: &Path, used: u64, most: u64) {
@@ -61,8 +64,8 @@ impl Ahead {
         if used + COMMIT > self.log {
             let end = (self.log + STEP).min(most);
             if let Ok(file) = File::options().write(true).open(path) {
-                // Page by page: the kernel keeps what was written at once together, and then counts all of it as written again
-                // whenever one page of it is.
+                // Page by page: the kernel keeps together what was written at once, and then counts all of it as written
+                // again whenever a page of it is.
                 let mut pages = (self.log..end).step_by(ZEROS.len());
                 let _ = pages.try_for_each(|at| file.write_all_at(&ZEROS, at));
             }

@@ -132,7 +132,9 @@ impl Database {
         connection.busy_timeout(Duration::from_secs(5))?;
         migrate::prepare(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        self.ahead.begin(&beside(&self.path, "-shm")).map_err(|_| full())?;
+        if !self.ahead.begin(&beside(&self.path, "-shm")) {
+            return Err(full());
+        }
         set_sync(&connection)?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
         // What undoes one job stays in memory; else SQLite writes every page that a job changes to a temporary file too, as

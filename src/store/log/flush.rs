@@ -12,7 +12,7 @@ use crate::{model::record::Lane, store::StoreError};
 /// A block that is stored in no more than this stays in one page of the database and is filled up by later commits:
 /// the page is written anyway, and fuller blocks compress better.
 const ONE_PAGE: usize = 3900;
-/// A block that would be filled up is first unpacked at most this large.
+/// A block larger than this before compression is not filled up.
 const FILL: usize = 16 << 10;
 /// A block is closed at this size before compression, so that a reader unpacks little for what it wants.
 const MOST_RAW: usize = 64 << 10;
