@@ -7,23 +7,32 @@ use headgate::{config::uplink::UplinkConfig, model::event::LinkState, tasks::Tas
 use super::{
     CAP, middle_and_high,
     peers::Broker,
-    reading,
+    reading, readings,
     road::{self, open, wire::TcpWire},
 };
 
+/// The cap of a log that is full, and that row of the table.
+const SMALL: u64 = 64 << 20;
+const FULL: &str = "cut, the log full";
+
 pub async fn south() {
     println!("sixteen children, one reading each at a time, every one waits for its sync; ten seconds each");
-    for north in ["live", "cut", "black hole", "throttled to 1 kB/s"] {
+    for north in ["live", "cut", "black hole", "throttled to 1 kB/s", FULL] {
         let broker = Broker::start("");
         let wire = TcpWire::to(broker.port);
         let folder = tempfile::tempdir_in(".").expect("folder");
-        let (store, thread) = open(folder.path(), CAP);
+        let (store, thread) = open(folder.path(), if north == FULL { SMALL } else { CAP });
+        if north == FULL {
+            for n in 0..SMALL / 32 / 1000 {
+                store.append(readings(n * 1000, (n + 1) * 1000)).await.expect("stored");
+            }
+        }
         let tasks = Tasks::new();
         let uplink = road::start(&store, &tasks, UplinkConfig { client_id: None, ..road::config(wire.port) });
         let mut state = uplink.state();
         state.wait_for(|(state, _)| *state == LinkState::Live).await.expect("runs");
         match north {
-            "cut" => wire.cut(),
+            "cut" | FULL => wire.cut(),
             "black hole" => wire.stall(),
             "live" => {}
             _ => wire.throttle(1000),
