@@ -58,6 +58,11 @@ impl From<Fault> for Refused {
 }
 
 impl Refused {
+    fn newcomer(device: &DeviceId, fault: Fault) -> Self {
+        let word = if fault.code == reason::QUOTA { "anonymous-devices" } else { "busy" };
+        Self { fault, device: Some(device.clone()), word: Some(word) }
+    }
+
     fn will(device: &DeviceId, fault: Fault) -> Self {
         Self { fault, device: Some(device.clone()), word: Some("will-refused") }
     }
@@ -232,6 +237,10 @@ async fn greet(hub: &Hub, version: Version, connect: Connect, peer: &Peer) -> Re
     if answer.len() > most {
         let text = format!("the CONNACK has {} bytes, and the client takes packets of {most} at most", answer.len());
         return Err(Fault::new(reason::TOO_LARGE, text).into());
+    }
+    // Last: whoever is refused for something else takes no place.
+    if principal.is_none() && hub.anonymous == Anonymous::ByClientId && device.as_str() != NOBODY {
+        hub.newcomers.admit(&device).await.map_err(|fault| Refused::newcomer(&device, fault))?;
     }
     let wanted = Wanted {
         client,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{
     journal::{Journal, Ticket},
     message::{Message, Queued},
+    newcomers::Newcomers,
     past::Past,
     retained::Retained,
     session::{Budget, Pushed, Session, Subscribed},
@@ -59,6 +60,7 @@ pub struct Hub {
     pub anonymous: Anonymous,
     pub access: watch::Sender<Arc<Access>>,
     pub identity: Identity,
+    pub newcomers: Newcomers,
     pub inbound: InboundSender,
     pub children: ChildEvents,
     pub journal: Journal,
@@ -94,6 +96,7 @@ impl Hub {
         anonymous: Anonymous,
         access: Access,
         identity: Identity,
+        newcomers: Newcomers,
         inbound: InboundSender,
         children: ChildEvents,
         tasks: Tasks,
@@ -106,6 +109,7 @@ impl Hub {
             anonymous,
             access: watch::Sender::new(Arc::new(access)),
             identity,
+            newcomers,
             inbound,
             children,
             journal: Journal::default(),
@@ -141,8 +145,13 @@ impl Hub {
     /// Counts and shows somebody who was not let in.
     pub async fn turn_away(&self, address: SocketAddr, device: Option<&DeviceId>, word: &'static str, text: String) {
         self.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(peer = %address, device = device.map(DeviceId::as_str), text, "a connection is refused");
-        self.identity.turned_away(address, device, word, text).await;
+        // A stranger who knocks all night must not fill the log either.
+        let device_name = device.map(DeviceId::as_str);
+        if self.identity.turned_away(address, device, word, text.clone()).await {
+            tracing::info!(peer = %address, device = device_name, text, "a connection is refused");
+        } else {
+            tracing::debug!(peer = %address, device = device_name, text, "a connection is refused");
+        }
     }
 
     pub fn all_sessions(&self) -> Vec<Arc<Session>> {

@@ -20,6 +20,7 @@ mod incoming;
 mod journal;
 mod life;
 mod message;
+mod newcomers;
 mod outgoing;
 mod past;
 mod pending;
@@ -53,6 +54,7 @@ use crate::{
 use door::Doorkeeper;
 use hub::Hub;
 use message::Message;
+use newcomers::Newcomers;
 use wire::reason;
 
 /// Local messages handled at once before others get their turn.
@@ -96,6 +98,7 @@ pub async fn start(
 ) -> Result<Broker, BrokerError> {
     let Ports { identity, inbound, local, children, store } = ports;
     let (kept, places) = restore::load(&store).await?;
+    let newcomers = Newcomers::load(config.limits.anonymous_devices, store.clone(), &identity).await?;
     let connections = tasks.child();
     let revoked = identity.revoked();
     let hub = Arc::new(Hub::new(
@@ -103,6 +106,7 @@ pub async fn start(
         config.anonymous,
         access,
         identity,
+        newcomers,
         inbound,
         children,
         connections.clone(),

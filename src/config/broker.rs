@@ -54,6 +54,8 @@ pub struct Limits {
     /// Clients connected at once.
     pub connections: usize,
     pub connections_per_address: usize,
+    /// Devices without credentials that are registered by their client id (`anonymous = "by_client_id"`).
+    pub anonymous_devices: usize,
     /// New connections per second from one address, with as many again at once as a burst of ten seconds.
     pub connects_per_second: u32,
     /// From accept to CONNECT, handshakes included.
@@ -93,6 +95,7 @@ impl Default for Limits {
             retained: 32 * 1024 * 1024,
             connections: 4096,
             connections_per_address: 2048,
+            anonymous_devices: 1000,
             connects_per_second: 200,
             connect_within: Duration::from_secs(5),
             keep_alive: Duration::from_secs(60),
@@ -173,6 +176,7 @@ impl Limits {
             retained: bytes("retained", 4096, d.retained),
             connections: count("connections", 1_000_000, d.connections),
             connections_per_address: count("connections_per_address", 1_000_000, d.connections_per_address),
+            anonymous_devices: count("anonymous_devices", 1_000_000, d.anonymous_devices),
             connects_per_second: section
                 .integer("connects_per_second", 1..=1_000_000)
                 .map_or(d.connects_per_second, |n| u32::try_from(n).unwrap_or(d.connects_per_second)),

@@ -9,6 +9,7 @@ use crate::{
         Config, coap,
         modbus::{Device, point::Point},
     },
+    drivers,
     model::{
         ids::DeviceId,
         view::{self, Choice, Register},
@@ -65,14 +66,23 @@ pub fn find<'a>(config: &'a Config, id: &DeviceId) -> Option<Shape<'a>> {
     shapes(config).find(|shape| shape.id() == id)
 }
 
-/// Points and command names of a device.
+/// Points of a device and the names of the commands it can be called with: what its driver does for every device, then
+/// what its profile adds.
 pub fn described(shape: &Shape<'_>) -> (Vec<view::Point>, Vec<String>) {
     match shape {
         Shape::Modbus(device) => {
-            (modbus(device), device.commands.iter().map(|command| command.name.to_string()).collect())
+            let own = device.commands.iter().map(|command| command.name.to_string());
+            let usual = drivers::modbus::COMMANDS;
+            (modbus(device), named(&usual).chain(own.filter(|name| !usual.contains(&&**name))).collect())
         }
-        Shape::Coap(device) => (device.resources.iter().filter_map(resource).collect(), Vec::new()),
+        Shape::Coap(device) => {
+            (device.resources.iter().filter_map(resource).collect(), named(&drivers::coap::COMMANDS).collect())
+        }
     }
+}
+
+fn named<'a>(commands: &'a [&str]) -> impl Iterator<Item = String> + 'a {
+    commands.iter().map(|&name| name.to_owned())
 }
 
 fn modbus(device: &Device) -> Vec<view::Point> {

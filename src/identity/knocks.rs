@@ -43,14 +43,15 @@ impl Identity {
     }
 
     /// Somebody was turned away before, or for more than, the proof of who it is: `reason` is a word for counting.
+    /// `true` where it is news, and not one of many of its kind.
     pub async fn turned_away(
         &self,
         address: SocketAddr,
         device: Option<&DeviceId>,
         reason: &'static str,
         text: String,
-    ) {
-        self.knocked(Knock { device: device.map(DeviceId::as_str), address: Some(address.ip()), reason, text }).await;
+    ) -> bool {
+        self.knocked(Knock { device: device.map(DeviceId::as_str), address: Some(address.ip()), reason, text }).await
     }
 
     /// Somebody said, without any credentials, that it is `device`, which has some.
@@ -89,11 +90,14 @@ impl Identity {
         }
     }
 
-    pub(super) async fn knocked(&self, knock: Knock<'_>) {
+    /// Whether it went into the audit.
+    pub(super) async fn knocked(&self, knock: Knock<'_>) -> bool {
         let entry = self.inner.trail.lock().unwrap_or_else(|e| e.into_inner()).refused(knock, clock::now());
+        let news = entry.is_some();
         if let Some(entry) = entry {
             self.write_down(entry).await;
         }
+        news
     }
 
     async fn write_down(&self, entry: AuditEntry) {

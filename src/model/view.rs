@@ -222,7 +222,7 @@ pub struct DeviceView {
     /// What its profile says of its values; empty for devices that describe nothing.
     #[serde(default)]
     pub points: Vec<Point>,
-    /// Commands its profile offers, by name.
+    /// Commands it can be called with, by name: its driver's and its profile's; empty for those that do not say.
     #[serde(default)]
     pub commands: Vec<String>,
     #[serde(default)]

@@ -33,7 +33,7 @@ impl Peer {
         let main = format!(
             "[gateway]\nid = \"gw\"\nstate = \"{}\"\nlog_level = \"error\"\n[log]\nkeep_free = \"1MiB\"\n[broker]\n\
              tcp = [\"127.0.0.1:{plain}\"]\ntls = [\"127.0.0.1:{tls}\"]\nanonymous = \"by_client_id\"\n\
-             [broker.limits]\nconnections_per_address = 4096\nconnects_per_second = 10000\n[web]\nenabled = false\n",
+             [broker.limits]\nconnections_per_address = 4096\nanonymous_devices = 100000\nconnects_per_second = 10000\n[web]\nenabled = false\n",
             folder.path().join("state").display()
         );
         fs::write(folder.path().join("headgate.toml"), main).expect("written");

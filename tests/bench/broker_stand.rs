@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
         tls: Vec::new(),
         websocket: vec![SocketAddr::from(([127, 0, 0, 1], port + 1))],
         anonymous: Anonymous::ByClientId,
-        limits: Limits { connects_per_second: 100_000, ..Limits::default() },
+        limits: Limits { connects_per_second: 100_000, anonymous_devices: 1_000_000, ..Limits::default() },
         ..Broker::default()
     };
     let ports = Ports { identity, inbound, local: said, children: ChildEvents::default(), store: store.clone() };

@@ -56,6 +56,7 @@ pub fn config() -> Config {
         ..Config::default()
     };
     config.limits.connects_per_second = 10_000;
+    config.limits.anonymous_devices = 10_000;
     config
 }
 

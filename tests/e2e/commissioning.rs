@@ -132,6 +132,32 @@ fn tools_work_on_a_serial_line_that_the_daemon_keeps() {
 }
 
 #[test]
+fn a_device_says_what_it_can_be_called_with() {
+    let gateway = start(
+        "[bus]\nprotocol = \"modbus-tcp\"\naddress = \"127.0.0.1:1\"\n[[device]]\nid = \"relays\"\nunit = 1\n\
+         profile = \"waveshare-relay-8\"\n[[device]]\nid = \"meter\"\nunit = 2\nprofile = \"eastron-sdm630\"\n",
+    );
+    let coap = "[[device]]\nid = \"house\"\nprotocol = \"coap\"\naddress = \"127.0.0.1:1\"\n[[device.resource]]\npath = \"t\"\n";
+    fs::write(gateway.config_folder().join("devices.d/house.toml"), coap).expect("written");
+    for (device, commands) in [
+        ("relays", json!(["read-now", "identify", "all-off"])),
+        ("meter", json!(["read-now", "identify"])),
+        ("house", json!(["read-now"])),
+    ] {
+        let view = gateway.eventually(device, |gateway| {
+            let (status, view) = gateway.api("GET", &format!("/v1/devices/{device}"), None);
+            (status == 200).then_some(view)
+        });
+        assert_eq!(view["commands"], commands, "{view}");
+    }
+    let shown = says(&gateway, &["device", "show", "relays"]);
+    assert!(shown.contains("commands  read-now, identify, all-off"), "{shown}");
+    let refused = gateway.cli(&["device", "command", "meter", "all-off", "--wait", "30s"]);
+    let refused = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(refused.contains("it knows read-now, identify"), "{refused}");
+}
+
+#[test]
 fn a_makers_table_becomes_a_profile_a_simulated_device_and_values() {
     let folder = tempfile::tempdir().expect("a folder");
     let table = folder.path().join("table.csv");

@@ -186,3 +186,59 @@ fn whoever_is_not_let_in_is_listed_with_the_reason() {
         (stream.write_all(&connect).is_ok() && stream.read_exact(&mut [0; 4]).is_ok()).then_some(())
     });
 }
+
+#[test]
+fn devices_that_only_say_who_they_are_are_bounded_and_known_ones_go_on() {
+    let mut stand = stand("anonymous_devices = 2");
+    // with the properties' length behind the keep-alive where it is MQTT 5
+    let connack = |stand: &Stand, id: &str, version: u8| {
+        let header = [text("MQTT"), vec![version, 2, 0, 0]].concat();
+        let properties = if version == 5 { vec![0] } else { vec![] };
+        let mut stream = stand.knock();
+        stream.write_all(&packet(0x10, &[header, properties, text(id)].concat())).expect("sent");
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack).expect("CONNACK");
+        connack[3]
+    };
+    let known = |stand: &Stand, id: &str| {
+        stand.gateway.eventually(id, |gateway| {
+            gateway.get("/v1/devices").as_array()?.iter().find(|row| row["id"] == id).map(drop)
+        });
+    };
+    let unknown = |stand: &Stand, id: &str| {
+        let rows = stand.gateway.get("/v1/devices");
+        assert!(!rows.as_array().expect("a list").iter().any(|row| row["id"] == id), "{rows}");
+    };
+    assert_eq!([connack(&stand, "one", 4), connack(&stand, "two", 5)], [0, 0]);
+    for (version, code) in [(5, 0x97), (4, 3)] {
+        assert_eq!(connack(&stand, "three", version), code, "version {version}");
+    }
+    let row = stand.refused("anonymous-devices", 2);
+    let said = row["text"].as_str().expect("text");
+    assert!(row["device"] == "three" && said.contains("its 2 devices"), "{row}");
+    let (_, metrics) = stand.gateway.api("GET", "/v1/metrics", None);
+    assert!(metrics.as_str().expect("text").contains("headgate_logins_refused_total{reason=\"anonymous-devices\"} 2"));
+    let listed = String::from_utf8(stand.gateway.cli(&["credential", "refused"]).stdout).expect("UTF-8");
+    assert!(listed.contains("three") && listed.contains("anonymous_devices"), "{listed}");
+    assert_eq!([connack(&stand, "one", 5), connack(&stand, "two", 4)], [0, 0], "they are known");
+    ["one", "two"].iter().for_each(|id| known(&stand, id));
+    unknown(&stand, "three");
+    // Who asks again and again says nothing new in the log.
+    (0..200).for_each(|_| assert_eq!(connack(&stand, "three", 4), 3));
+    let logged = stand.gateway.logged();
+    let lines = logged.iter().filter(|line| line.contains("anonymous_devices")).count();
+    assert!((1..=12).contains(&lines), "{lines} lines");
+
+    // A device of the configuration is known before it comes, and what is known outlasts a kill.
+    let file = stand.gateway.config_folder().join("devices.d/four.toml");
+    std::fs::write(file, "[[device]]\nid = \"four\"\nprotocol = \"mqtt\"\n").expect("written");
+    stand.gateway.says("READY=1");
+    known(&stand, "four");
+    assert_eq!(connack(&stand, "four", 5), 0);
+    stand.gateway.kill();
+    stand.gateway.start_again();
+    for id in ["one", "two", "four"] {
+        assert_eq!(connack(&stand, id, 5), 0, "{id}");
+    }
+    assert_eq!(connack(&stand, "three", 5), 0x97);
+}

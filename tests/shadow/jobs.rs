@@ -105,6 +105,8 @@ async fn refusals_have_their_code_and_change_nothing() {
         ("one/update", json!({"status": "FAILED", "statusDetails": {"a": 5}}), "InvalidRequest"),
         ("one/update", json!({"status": "IN_PROGRESS", "stepTimeoutInMinutes": 0}), "InvalidRequest"),
         ("start-next", json!([]), "InvalidJson"),
+        ("start-next", json!({"clientToken": "x".repeat(65)}), "InvalidRequest"),
+        ("get", json!({"clientToken": {"a": 1}}), "InvalidRequest"),
         ("a.b/update", json!({"status": "FAILED"}), "InvalidRequest"),
     ] {
         let said = ask(&mut gateway, request, payload).await;
@@ -113,6 +115,9 @@ async fn refusals_have_their_code_and_change_nothing() {
         refused.push(said[0].1.clone());
     }
     assert_eq!(refused[0]["clientToken"], "x");
+    assert!(refused[11..13].iter().all(|bad| bad.get("clientToken").is_none()), "a bad token is not said again");
+    let longest = json!({"clientToken": "x".repeat(64)});
+    assert_eq!(ask(&mut gateway, "get", longest.clone()).await[0].1["clientToken"], longest["clientToken"]);
     assert!(refused[3]["message"].as_str().expect("text").contains("Value null at 'status'"));
     assert_eq!(refused[6]["executionState"], json!({"status": "QUEUED", "versionNumber": 1}));
     ask(&mut gateway, "one/update", json!({"status": "SUCCEEDED"})).await;

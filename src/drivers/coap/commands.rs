@@ -86,7 +86,7 @@ impl Session<'_> {
             }
             other => (
                 CommandStatus::Rejected,
-                json!({ "error": format!("{other} is not known here; CoAP devices know read-now") }),
+                json!({ "error": format!("{other} is not known here; CoAP devices know {}", super::COMMANDS.join(", ")) }),
             ),
         };
         Ok(CommandResponse { command_id: command.command_id, status, result: Some(result) })

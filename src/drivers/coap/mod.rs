@@ -18,3 +18,6 @@ mod values;
 pub mod wire;
 
 pub use client::{DriverError, Ports, run};
+
+/// Commands that every device knows.
+pub const COMMANDS: [&str; 1] = ["read-now"];

@@ -42,3 +42,6 @@ pub mod unit;
 mod variant;
 pub mod wire;
 mod write;
+
+/// Commands that every unit knows, beside those of its profile.
+pub const COMMANDS: [&str; 2] = ["read-now", "identify"];

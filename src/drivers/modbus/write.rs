@@ -259,13 +259,9 @@ impl Owner<'_> {
                     self.carry_out(key, &writes).await
                 }
                 None => {
-                    let known =
-                        self.units.get(&key).map(|u| u.device.commands.iter().map(|c| c.name.to_string()).collect());
-                    let known: Vec<String> = known.unwrap_or_default();
-                    let error = format!(
-                        "{name} is no command of this device; it knows read-now, identify {}",
-                        known.join(", ")
-                    );
+                    let own = self.units.get(&key).into_iter().flat_map(|unit| &unit.device.commands);
+                    let known: Vec<&str> = super::COMMANDS.into_iter().chain(own.map(|verb| &*verb.name)).collect();
+                    let error = format!("{name} is no command of this device; it knows {}", known.join(", "));
                     return response(CommandStatus::Rejected, json!({ "error": error }));
                 }
             },

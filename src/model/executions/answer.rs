@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::{Execution, Queue, Status, Step, job_id_is_valid};
-use crate::model::{time::Millis, topic::JobsTopic};
+use crate::model::{shadow::TOKEN_BYTES, time::Millis, topic::JobsTopic};
 
 /// The payload of `accepted`.
 pub type Answer = Json;
@@ -107,7 +107,7 @@ impl Queue {
     /// Answers a request; the queue is changed only where the answer is accepted.
     pub fn request(&mut self, topic: &JobsTopic, payload: &[u8], now: Millis) -> Result<Answer, Rejected> {
         let request = parse(payload)?;
-        let token = request.get("clientToken").cloned();
+        let token = token(&request)?;
         let answered = self.answer(topic, &request, now);
         let mut answer = answered.map_err(|rejected| Rejected { token: token.clone(), ..rejected })?;
         answer["timestamp"] = json!(now.seconds());
@@ -223,6 +223,18 @@ fn parse(payload: &[u8]) -> Result<Map<String, Json>, Rejected> {
         Ok(Json::Object(request)) => Ok(request),
         Ok(_) => Err(Rejected::new("InvalidJson", "the request is not a JSON object")),
         Err(error) => Err(Rejected::new("InvalidJson", format!("the request is no JSON: {error}"))),
+    }
+}
+
+fn token(request: &Map<String, Json>) -> Result<Option<Json>, Rejected> {
+    match request.get("clientToken") {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::String(token)) if token.len() <= TOKEN_BYTES => Ok(Some(json!(token))),
+        // Not said again: it may be as large as a packet.
+        Some(_) => {
+            let text = format!("clientToken is no text of at most {TOKEN_BYTES} bytes");
+            Err(Rejected::new("InvalidRequest", text))
+        }
     }
 }
 

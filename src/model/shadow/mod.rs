@@ -17,6 +17,7 @@ use serde_json::{Map, Value as Json};
 
 pub use answer::{deleted, got};
 pub use merge::{Outcome, merge};
+pub(in crate::model) use request::TOKEN_BYTES;
 pub use request::{Patch, Rejection, Request, State, token_of};
 pub use tree::{Change, Node, Tree};
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value as Json};
 use super::{Limits, tree::Mirror};
 use crate::model::time::Millis;
 
-const TOKEN_BYTES: usize = 64;
+/// Longest client token, bytes: of jobs too.
+pub(in crate::model) const TOKEN_BYTES: usize = 64;
 
 /// Why a shadow request was refused; becomes the `rejected` answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
