@@ -2,9 +2,12 @@
 
 use std::{fs, path::Path};
 
-use headgate::config::{
-    Config, DOCUMENTED,
-    load::{Source, Sources},
+use headgate::{
+    config::{
+        Config, DOCUMENTED,
+        load::{Source, Sources},
+    },
+    daemon,
 };
 
 fn shipped(name: &str, text: &str) -> Result<Config, String> {
@@ -89,4 +92,66 @@ fn bad_files_are_told_whole() {
         assert_eq!(told, expected, "{name}: REWRITE_SNAPSHOTS=1 writes what is told now");
     }
     assert!(seen > 0, "there are bad files to show");
+}
+
+/// A folder with `headgate.toml` and two certificates, `a` and `b`, each with its key.
+fn with_certificates(main: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("folder");
+    let text = main.replace("DIR", &folder.path().display().to_string());
+    fs::write(folder.path().join("headgate.toml"), text).expect("written");
+    for name in ["a", "b"] {
+        let made = rcgen::generate_simple_self_signed(vec!["gw".to_owned()]).expect("certificate");
+        let file = |end: &str| folder.path().join(format!("{name}.{end}"));
+        fs::write(file("pem"), made.cert.pem()).expect("written");
+        fs::write(file("key"), made.signing_key.serialize_pem()).expect("written");
+    }
+    folder
+}
+
+/// What is told of it, without the folder's name.
+fn told(folder: &tempfile::TempDir) -> Vec<String> {
+    let problems = daemon::load::load(Some(folder.path())).err().unwrap_or_default();
+    let prefix = format!("{}/", folder.path().display());
+    problems.iter().map(|problem| problem.to_string().replace(&prefix, "")).collect()
+}
+
+#[test]
+fn a_key_of_another_certificate_is_told_with_everything_else() {
+    let server = "[identity]\nserver_certificate = \"DIR/a.pem\"\nserver_key = \"DIR/b.key\"\n";
+    let cloud = "[uplink.tls]\ncertificate = \"DIR/b.pem\"\nkey = \"DIR/a.key\"\n";
+    let folder = with_certificates(&format!("{server}[uplink]\nbroker = \"mqtts://cloud\"\nbatchh = 1\n{cloud}"));
+    let lines = told(&folder);
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    assert!(lines[0].starts_with("headgate.toml:6: uplink.batchh"), "{lines:#?}");
+    for (line, start) in [
+        (&lines[1], "headgate.toml:3: identity.server_key: b.key is not the private key of the certificate in a.pem\n"),
+        (&lines[2], "headgate.toml:9: uplink.tls.key: a.key is not the private key of the certificate in b.pem\n"),
+    ] {
+        assert!(line.starts_with(start), "{line}");
+    }
+}
+
+#[test]
+fn certificates_that_fit_are_good_and_unused_ones_need_not_be_there() {
+    let server = "[identity]\nserver_certificate = \"DIR/a.pem\"\nserver_key = \"DIR/a.key\"\n";
+    let cloud = |scheme: &str, name: &str| {
+        let files = format!("certificate = \"DIR/{name}.pem\"\nkey = \"DIR/{name}.key\"");
+        format!("{server}[uplink]\nbroker = \"{scheme}://cloud\"\n[uplink.tls]\n{files}\n")
+    };
+    for (scheme, name) in [("mqtts", "b"), ("mqtt", "nobody")] {
+        let lines = told(&with_certificates(&cloud(scheme, name)));
+        assert!(lines.is_empty(), "{lines:#?}");
+    }
+    let lines = told(&with_certificates(&cloud("mqtts", "nobody")));
+    assert_eq!(lines.len(), 2, "both files are missing: {lines:#?}");
+    assert!(lines.iter().all(|line| line.contains("cannot be read: No such file")), "{lines:#?}");
+}
+
+#[test]
+fn files_that_are_no_keys_and_certificates_say_what_is_expected() {
+    let server = "[identity]\nserver_certificate = \"DIR/a.key\"\nserver_key = \"DIR/a.pem\"\n";
+    let lines = told(&with_certificates(server));
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[0].contains("server_certificate: a.key") && lines[0].contains("BEGIN CERTIFICATE"), "{lines:#?}");
+    assert!(lines[1].contains("server_key: a.pem") && lines[1].contains("BEGIN PRIVATE KEY"), "{lines:#?}");
 }

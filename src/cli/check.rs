@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use super::{ConfigFolder, exit};
-use crate::config::{self, problem::Problem};
+use crate::{
+    config::{self, problem::Problem},
+    daemon,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -23,7 +26,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let folder = arguments.config.resolve();
-    match config::load::load(folder.as_deref()) {
+    match daemon::load::load(folder.as_deref()) {
         Ok(config) if arguments.json => {
             println!("{}", serde_json::json!({"ok": true, "devices": config.devices().len()}));
             ExitCode::SUCCESS

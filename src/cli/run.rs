@@ -13,11 +13,13 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> ExitCode {
     let folder = arguments.config.resolve();
-    let config = match config::load::load(folder.as_deref()) {
+    let config = match daemon::load::load(folder.as_deref()) {
         Ok(config) => config,
         Err(problems) => {
             check::show(&problems);
-            return ExitCode::from(exit::CONFIG);
+            // Text is mended by a person only; a certificate and its key may be on their way right now.
+            let mended_by_time = config::load::load(folder.as_deref()).is_ok();
+            return ExitCode::from(if mended_by_time { exit::UNAVAILABLE } else { exit::CONFIG });
         }
     };
     let logs = match Logs::start(&config.gateway.log_level) {

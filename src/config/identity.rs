@@ -79,7 +79,7 @@ impl IdentityConfig {
             (None, Some(_)) => {
                 section.problem("server_certificate", "is missing", "name the certificate that belongs to server_key")
             }
-            _ => {}
+            _ => section.pair("server_certificate", "server_key"),
         }
         for name in &config.names {
             if name.is_empty() || name.len() > 253 || name.contains(|c: char| c.is_whitespace() || c == '/') {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, modbus::profile::Profiles, problem::Problem};
+use super::{Config, Understood, modbus::profile::Profiles, problem::Problem};
 
 /// File name and text, as found on disk.
 pub struct Source {
@@ -101,10 +101,14 @@ fn unreadable(path: &Path, found: &str, hint: &str) -> Problem {
     }
 }
 
-/// The whole configuration below `folder`; without a folder the defaults.
+/// The whole configuration below `folder`; without a folder the defaults. Whether the keys it names fit is not looked at.
 pub fn load(folder: Option<&Path>) -> Result<Config, Vec<Problem>> {
-    let sources = folder.map(Sources::gather).unwrap_or_default();
-    Config::check(sources)
+    understand(folder).whole()
+}
+
+/// The same, with what is wrong beside what could be understood.
+pub fn understand(folder: Option<&Path>) -> Understood {
+    Config::understand(folder.map(Sources::gather).unwrap_or_default())
 }
 
 /// The state folder that a `headgate.toml` names, whatever else is wrong in it.

@@ -11,6 +11,8 @@ pub mod identity;
 pub mod load;
 pub mod log;
 pub mod modbus;
+mod nearest;
+pub mod pair;
 pub mod presence;
 pub mod problem;
 pub mod read;
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use device::Common;
 use load::{Source, Sources};
 use modbus::profile::Profiles;
+use pair::Pair;
 use problem::Problem;
 use read::{Document, Section};
 
@@ -59,23 +62,44 @@ pub struct Config {
     pub coap_devices: Vec<Arc<coap::Device>>,
 }
 
+/// What files mean as far as they can be understood, and what is wrong with them.
+#[derive(Debug, Default)]
+pub struct Understood {
+    /// Complete only where there are no problems.
+    pub config: Config,
+    pub problems: Vec<Problem>,
+    /// What the text alone does not tell: whether these fit.
+    pub pairs: Vec<Pair>,
+}
+
+impl Understood {
+    /// The configuration, or every problem with it.
+    pub fn whole(self) -> Result<Config, Vec<Problem>> {
+        if self.problems.is_empty() { Ok(self.config) } else { Err(self.problems) }
+    }
+}
+
 impl Config {
     /// What the files mean, or every problem in all of them.
     pub fn check(sources: Sources) -> Result<Config, Vec<Problem>> {
+        Config::understand(sources).whole()
+    }
+
+    pub fn understand(sources: Sources) -> Understood {
         let mut config = Config::default();
-        let mut problems = sources.problems;
+        let mut found = Understood { problems: sources.problems, ..Understood::default() };
         if let Some(source) = &sources.main {
-            problems.extend(with_root(source, |root| config.read_main(root)));
+            found.with_root(source, |root| config.read_main(root));
         }
         if let Some(source) = &sources.access {
-            problems.extend(with_root(source, |root| config.access = access::read(root)));
+            found.with_root(source, |root| config.access = access::read(root));
         }
         for source in &sources.devices {
-            problems.extend(with_root(source, |root| config.read_devices(root, &sources.profiles)));
+            found.with_root(source, |root| config.read_devices(root, &sources.profiles));
         }
         let ids = config.devices();
-        problems.extend(load::doubles(ids.iter().map(|device| (device.id.as_str(), "devices.d"))));
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        found.problems.extend(load::doubles(ids.iter().map(|device| (device.id.as_str(), "devices.d"))));
+        Understood { config, ..found }
     }
 
     fn read_main(&mut self, root: &Section<'_>) {
@@ -133,8 +157,11 @@ impl Config {
     }
 }
 
-fn with_root(source: &Source, read: impl FnOnce(&Section<'_>)) -> Vec<Problem> {
-    let document = Document::parse(&source.name, &source.text);
-    read(&document.root());
-    document.into_problems()
+impl Understood {
+    fn with_root(&mut self, source: &Source, read: impl FnOnce(&Section<'_>)) {
+        let document = Document::parse(&source.name, &source.text);
+        read(&document.root());
+        self.pairs.extend(document.take_pairs());
+        self.problems.extend(document.into_problems());
+    }
 }

@@ -16,6 +16,21 @@ pub struct Problem {
     pub hint: String,
 }
 
+/// Where something is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub file: String,
+    pub line: usize,
+    pub key: String,
+}
+
+impl Place {
+    pub fn problem(&self, found: impl Into<String>, hint: impl Into<String>) -> Problem {
+        let Place { file, line, key } = self.clone();
+        Problem { file, line, key, found: found.into(), hint: hint.into() }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file)?;

@@ -10,7 +10,9 @@ use toml::{
 
 use super::{
     amount::{parse_bytes, parse_duration},
-    problem::Problem,
+    nearest::nearest,
+    pair::{Named, Pair},
+    problem::{Place, Problem},
 };
 
 /// A TOML file that was parsed, and the problems met while reading it.
@@ -19,13 +21,15 @@ pub struct Document<'t> {
     text: &'t str,
     table: DeTable<'t>,
     problems: RefCell<Vec<Problem>>,
+    pairs: RefCell<Vec<Pair>>,
 }
 
 impl<'t> Document<'t> {
     /// Parses `text`; syntax errors become problems and what could be read is read on.
     pub fn parse(file: impl Into<String>, text: &'t str) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let document = Self { file: file.into(), text, table: table.into_inner(), problems: RefCell::new(Vec::new()) };
+        let (file, table) = (file.into(), table.into_inner());
+        let document = Self { file, text, table, problems: RefCell::default(), pairs: RefCell::default() };
         for error in errors {
             let line = error.span().map_or(0, |span| document.line(span.start));
             let hint = "write the file as TOML: key = value, text in quotes, [section] headings".to_owned();
@@ -43,6 +47,13 @@ impl<'t> Document<'t> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|problem| problem.line);
         problems
+    }
+
+    /// The certificates and keys that were named, to be looked at by whoever can read them.
+    pub fn take_pairs(&self) -> Vec<Pair> {
+        let mut pairs = self.pairs.take();
+        pairs.sort_by_key(|pair| pair.certificate.place.line);
+        pairs
     }
 
     fn line(&self, offset: usize) -> usize {
@@ -75,8 +86,20 @@ impl<'d> Section<'d> {
 
     /// Reports a problem with `key` (or with the section, where the key is absent).
     pub fn problem(&self, key: &str, found: impl Into<String>, hint: impl Into<String>) {
+        self.document.problems.borrow_mut().push(self.place(key).problem(found, hint));
+    }
+
+    /// A certificate and its private key, in the files that these two keys name.
+    pub fn pair(&self, certificate: &'static str, key: &'static str) {
+        let named = |key| Some(Named { place: self.place(key), path: self.get(key)?.get_ref().as_str()?.into() });
+        if let (Some(certificate), Some(key)) = (named(certificate), named(key)) {
+            self.document.pairs.borrow_mut().push(Pair { certificate, key });
+        }
+    }
+
+    fn place(&self, key: &str) -> Place {
         let line = self.table.get(key).map_or(self.line, |value| self.document.line(value.span().start));
-        self.document.push(line, self.dotted(key), found.into(), hint.into());
+        Place { file: self.document.file.clone(), line, key: self.dotted(key) }
     }
 
     pub fn text(&self, key: &'static str) -> Option<String> {
@@ -297,26 +320,6 @@ fn to_json(value: &DeValue<'_>) -> serde_json::Value {
             Json::Object(table.iter().map(|(k, v)| (k.get_ref().to_string(), to_json(v.get_ref()))).collect())
         }
     }
-}
-
-/// The word that is at most two edits away, if any.
-fn nearest<'w>(found: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    words.map(|word| (edits(found, word), word)).filter(|(n, word)| *n <= 2 && *n < word.len()).min().map(|(_, w)| w)
-}
-
-/// Levenshtein distance, by characters.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let here = if ca == *cb { before } else { 1 + before.min(row[j]).min(row[j + 1]) };
-            before = std::mem::replace(&mut row[j + 1], here);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

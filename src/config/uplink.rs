@@ -199,7 +199,7 @@ impl UplinkConfig {
             username: section.text("username"),
             password: section.text("password").map(Secret),
             password_file: section.text("password_file").map(PathBuf::from),
-            tls: section.section("tls").map(|tls| UplinkTls::read(&tls)).unwrap_or_default(),
+            tls: UplinkTls::default(),
             root: section.text("topic_root").unwrap_or(default.root),
             keep_alive: span(section, "keep_alive", default.keep_alive, 5, 1200),
             unacked_timeout: span(section, "unacked_timeout", default.unacked_timeout, 1, 600),
@@ -230,6 +230,13 @@ impl UplinkConfig {
             },
             heartbeat: span(section, "heartbeat", default.heartbeat, 1, 7 * 86_400),
         };
+        if let Some(tls) = section.section("tls") {
+            config.tls = UplinkTls::read(&tls);
+            // Without TLS nobody looks at the files, and they need not be there.
+            if config.broker.as_ref().is_some_and(|broker| broker.tls) {
+                tls.pair("certificate", "key");
+            }
+        }
         config.root = config.root.trim_end_matches('/').to_owned();
         config.check(section);
         config

@@ -10,6 +10,7 @@ mod apply;
 mod build;
 mod devices;
 mod heartbeat;
+pub mod load;
 mod points;
 mod state;
 mod stop;

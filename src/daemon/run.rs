@@ -7,12 +7,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     Failure, Start, answers,
     build::{Built, Rooms, build},
+    load,
     stop::stop,
     triggers::Triggers,
 };
 use crate::{
     bus::{ConfigReport, Question},
-    clock, config,
+    clock,
     diagnostics::Restart,
     model::{event::Event, view::ConfigStatus},
     systemd,
@@ -140,7 +141,7 @@ impl Daemon {
     /// Loads, checks, plans and applies, all or nothing. A bad configuration leaves the old one running.
     async fn reload(&mut self) {
         systemd::reloading();
-        match config::load::load(self.start.folder.as_deref()) {
+        match load::load(self.start.folder.as_deref()) {
             Ok(new) => match self.built.apply(&self.start.config, &new).await {
                 Ok(changes) => {
                     for change in &changes {

@@ -32,6 +32,7 @@ mod trail;
 mod warnings;
 
 pub mod login;
+pub mod pair;
 pub mod tls;
 
 #[cfg(test)]

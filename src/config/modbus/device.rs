@@ -1,13 +1,13 @@
 //! One Modbus device: its unit id, its profile with the file's own changes applied, and what it can take.
 
-use std::{collections::HashSet, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::Value as Json;
 
 use super::{
     firmware::Source,
-    kind::{Order, Table},
-    place::parse_range,
+    kind::Order,
+    limits::{Limits, PartialLimits},
     point::{Defaults, ORDERS, Point},
     profile::{Detect, Profile, ProfileCommand, Profiles, check_twins},
 };
@@ -47,80 +47,6 @@ pub struct Device {
     pub common: Common,
 }
 
-/// What a read may look like.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Registers in one read, at most 125.
-    pub max_registers: u16,
-    /// Bits in one read, at most 2000.
-    pub max_bits: u16,
-    /// Unused registers read along to make one request of two.
-    pub merge_gap: u16,
-    /// Unused bits, likewise.
-    pub merge_gap_bits: u16,
-    /// Never asked for.
-    pub forbidden: Vec<(Table, RangeInclusive<u16>)>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_registers: 125, max_bits: 2000, merge_gap: 16, merge_gap_bits: 128, forbidden: Vec::new() }
-    }
-}
-
-impl Limits {
-    pub(super) fn read(section: &Section<'_>) -> PartialLimits {
-        let number = |key, range| section.integer(key, range).and_then(|n| u16::try_from(n).ok());
-        let mut forbidden = Vec::new();
-        for text in section.texts("forbidden") {
-            match parse_range(&text) {
-                Ok(range) => forbidden.push(range),
-                Err(why) => {
-                    section.problem("forbidden", format!("{text:?}: {why}"), "write forbidden = [\"holding:10-20\"]");
-                }
-            }
-        }
-        PartialLimits {
-            max_registers: number("max_registers", 1..=125),
-            max_bits: number("max_bits", 1..=2000),
-            merge_gap: number("merge_gap", 0..=125),
-            merge_gap_bits: number("merge_gap_bits", 0..=2000),
-            forbidden,
-        }
-    }
-}
-
-/// Limits as far as they were written.
-#[derive(Debug, Clone, Default)]
-pub(super) struct PartialLimits {
-    max_registers: Option<u16>,
-    max_bits: Option<u16>,
-    merge_gap: Option<u16>,
-    merge_gap_bits: Option<u16>,
-    forbidden: Vec<(Table, RangeInclusive<u16>)>,
-}
-
-impl PartialLimits {
-    fn over(self, bus: &PartialLimits, profile: Option<&Profile>) -> Limits {
-        let usual = Limits::default();
-        let mut forbidden = self.forbidden;
-        forbidden.extend(bus.forbidden.iter().cloned());
-        let profile_registers = profile.and_then(|p| p.max_registers);
-        let profile_gap = profile.and_then(|p| p.merge_gap);
-        Limits {
-            max_registers: self
-                .max_registers
-                .or(profile_registers)
-                .or(bus.max_registers)
-                .unwrap_or(usual.max_registers),
-            max_bits: self.max_bits.or(bus.max_bits).unwrap_or(usual.max_bits),
-            merge_gap: self.merge_gap.or(profile_gap).or(bus.merge_gap).unwrap_or(usual.merge_gap),
-            merge_gap_bits: self.merge_gap_bits.or(bus.merge_gap_bits).unwrap_or(usual.merge_gap_bits),
-            forbidden,
-        }
-    }
-}
-
 /// What the `[bus]` section says for all its devices.
 pub(super) struct DeviceDefaults {
     pub timeout: Duration,
@@ -155,6 +81,12 @@ impl Device {
 
     pub fn point(&self, name: &str) -> Option<&Arc<Point>> {
         self.points.iter().find(|p| &*p.name == name)
+    }
+
+    /// Whether anything of it is asked for: there are devices that are only written to.
+    pub(super) fn is_read(&self) -> bool {
+        let asked = matches!(self.firmware, Some(Source::Object(_) | Source::Register { .. }));
+        asked || self.points.iter().any(|point| point.readable())
     }
 
     /// Each value once: as the newest firmware has it, where it depends on that.
@@ -198,6 +130,7 @@ impl Device {
         if points.is_empty() && (profile.is_some() || !section.has("profile")) {
             section.problem("register", "the device has nothing to read", "name a profile or add [[device.register]]");
         }
+        check_forbidden(section, &limits, &points, firmware.as_ref());
         let mut common = common?;
         let mut device = Device::bare(common.id.clone(), unit?, points);
         device.timeout = timeout.unwrap_or(bus.timeout).max(Duration::from_millis(1));
@@ -217,6 +150,33 @@ impl Device {
         }
         device.common = common;
         Some(device)
+    }
+}
+
+/// What must never be asked for cannot hold a value that is read. Where a SunSpec value lies, only the device tells.
+fn check_forbidden(section: &Section<'_>, limits: &Limits, points: &[Arc<Point>], firmware: Option<&Source>) {
+    let source = match firmware {
+        Some(Source::Register { point, .. }) => Some(point),
+        _ => None,
+    };
+    for range in &limits.forbidden {
+        let mut names: Vec<&str> = Vec::new();
+        for point in points.iter().chain(source).filter(|point| point.readable() && point.model.is_none()) {
+            if range.touches(point) && !names.contains(&&*point.name) {
+                names.push(&point.name);
+            }
+        }
+        let Some(first) = names.first() else { continue };
+        let (shown, others) = (names[..names.len().min(5)].join(", "), names.len().saturating_sub(5));
+        let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+        section.problem(
+            "forbidden",
+            format!("{range} must never be asked for, but what is read lies there: {shown}{others}"),
+            format!(
+                "narrow the range, or leave the value out: skip = [{first:?}] where it is the profile's, else remove its \
+                 [[device.register]]"
+            ),
+        );
     }
 }
 

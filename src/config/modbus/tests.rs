@@ -136,6 +136,62 @@ fn keys_of_a_bus_that_exclude_each_other_are_a_problem() {
     assert!(said(&format!("{tcp}listen = \"0.0.0.0:5502\"")).contains("listen: is given beside address"));
 }
 
+/// What is said of a bus and a device with one register.
+fn bus_with(bus: &str, device: &str, register: &str) -> Vec<String> {
+    let register = register_of("x", register);
+    let (_, problems) = parse(&format!("[bus]\n{bus}\n[[device]]\nid = \"d\"\n{device}\n{register}"));
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn register_of(name: &str, rest: &str) -> String {
+    format!("[[device.register]]\nname = \"{name}\"\naddress = 8\n{rest}\n")
+}
+
+const TCP: &str = "protocol = \"modbus-tcp\"\naddress = \"192.0.2.7\"\n";
+const SERIAL: &str = "protocol = \"modbus-rtu\"\nport = \"/dev/ttyS0\"\n";
+
+#[test]
+fn keys_that_do_nothing_on_this_wire_are_problems() {
+    let line = "baud = 19200\nparity = \"even\"\ndata_bits = 8\nstop_bits = 1\nrts = \"none\"\n";
+    assert!(bus_with(&format!("{SERIAL}{line}"), "unit = 1", "").is_empty());
+    for wire in [TCP, "protocol = \"modbus-rtu-over-tcp\"\nlisten = \"0.0.0.0:5502\"\n"] {
+        let said = bus_with(&format!("{wire}{line}"), "unit = 1", "");
+        assert_eq!(said.len(), 5, "{said:#?}");
+        assert!(said[0].starts_with("bus.toml:4: bus.baud: has no effect on a TCP bus"), "{said:#?}");
+    }
+    let network = "address = \"192.0.2.7\"\ntransaction_id = \"check\"\n";
+    assert_eq!(bus_with(&format!("{SERIAL}{network}"), "unit = 1", "").len(), 2);
+    let dialled = "protocol = \"modbus-tcp\"\nlisten = \"0.0.0.0:5502\"\nbackup_address = \"192.0.2.8\"\n";
+    assert_eq!(bus_with(dialled, "unit = 1", "").len(), 1);
+}
+
+#[test]
+fn nobody_answers_a_broadcast() {
+    let said = bus_with(SERIAL, "unit = 0", "");
+    assert!(said.len() == 1 && said[0].contains("bus.toml:7: device[0].unit: 0 on a serial line"), "{said:#?}");
+    assert!(bus_with(SERIAL, "unit = 0", "access = \"w\"").is_empty(), "it may be written to");
+    assert!(bus_with(TCP, "unit = 0", "").is_empty(), "behind TCP it is the endpoint itself");
+}
+
+#[test]
+fn what_is_read_does_not_lie_where_reading_is_forbidden() {
+    for (device, register) in [("6-8", ""), ("8", ""), ("9-9", "type = \"u32\"")] {
+        let device = format!("unit = 1\nforbidden = [\"holding:{device}\"]");
+        let said = bus_with(TCP, &device, register);
+        assert!(said.len() == 1 && said[0].contains("what is read lies there: x\n"), "{said:#?}");
+    }
+    let said = bus_with(&format!("{TCP}forbidden = [\"holding:0-9\", \"input:8\"]"), "unit = 1", "");
+    assert!(said.len() == 1 && said[0].contains("holding:0-9 must never be asked for"), "{said:#?}");
+    for (range, register) in [("9", ""), ("7", ""), ("8", "access = \"w\""), ("8", "table = \"input\"")] {
+        let device = format!("unit = 1\nforbidden = [\"holding:{range}\"]");
+        assert!(bus_with(TCP, &device, register).is_empty(), "{range} {register}");
+    }
+    let device = "unit = 1\nprofile = \"xy-md02\"\nforbidden = [\"input:1\"]\n";
+    let said = bus_with(TCP, device, "");
+    assert!(said.len() == 1 && said[0].contains("skip = [\"temperature\"]"), "{said:#?}");
+    assert!(bus_with(TCP, &format!("{device}skip = [\"temperature\"]"), "").is_empty());
+}
+
 #[test]
 fn an_address_that_is_none_is_one_problem() {
     let said = profile("[[register]]\nname = \"x\"\naddress = 70000\n");

@@ -49,11 +49,12 @@ pub struct Learned {
     pub max_bits: Option<u16>,
 }
 
-/// Plans all groups. Every readable point is in exactly one block of the group with its interval and priority.
+/// Plans all groups. Every readable point that does not lie where reading is forbidden is in exactly one block of the group
+/// with its interval and priority.
 pub fn plan<'p>(points: impl IntoIterator<Item = &'p Point>, limits: &Limits, learned: &Learned) -> Vec<Group> {
     let mut paces: BTreeMap<(Duration, u8), Vec<(u32, &Point)>> = BTreeMap::new();
     for (index, point) in points.into_iter().enumerate() {
-        if point.readable() && !point.is_empty() {
+        if point.readable() && !point.is_empty() && !limits.forbids(point) {
             paces.entry((point.interval, point.priority)).or_default().push((index as u32, point));
         }
     }
@@ -111,10 +112,7 @@ fn fits(block: &Block, point: &Point, limits: &Limits, learned: &Learned) -> boo
 /// A forbidden range touches the registers that lie between.
 fn forbidden_between(block: &Block, point: &Point, limits: &Limits) -> bool {
     let between = block.end()..u32::from(point.address);
-    limits.forbidden.iter().any(|(table, range)| {
-        let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
-        *table == point.table && first < between.end && between.start <= last
-    })
+    limits.forbidden.iter().any(|forbidden| forbidden.reaches_into(point.table, between.clone()))
 }
 
 fn cut_between(block: &Block, point: &Point, learned: &Learned) -> bool {
@@ -156,10 +154,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::modbus::kind::Kind;
+    use crate::config::modbus::{Forbidden, kind::Kind};
 
     fn holding(address: u16, kind: Kind) -> Point {
         Point::plain(&format!("p{address}"), Table::Holding, address, kind)
+    }
+
+    fn holding_range(addresses: std::ops::RangeInclusive<u16>) -> Forbidden {
+        Forbidden { table: Table::Holding, addresses }
     }
 
     fn spans(groups: &[Group]) -> Vec<(u16, u16)> {
@@ -188,8 +190,11 @@ mod tests {
             holding(4, Kind::Uint(16)),
             holding(5, Kind::Uint(16)),
         ];
-        let limits = Limits { forbidden: vec![(Table::Holding, 1..=1)], ..Limits::default() };
+        let limits = Limits { forbidden: vec![holding_range(1..=1)], ..Limits::default() };
         assert_eq!(spans(&plan(&points, &limits, &Learned::default())), [(0, 1), (3, 3)]);
+        let limits = Limits { forbidden: vec![holding_range(4..=4)], ..limits };
+        assert_eq!(spans(&plan(&points, &limits, &Learned::default())), [(0, 4), (5, 1)], "a value that lies there");
+        let limits = Limits { forbidden: vec![holding_range(1..=1)], ..limits };
         points[2].never_merge = true;
         assert_eq!(spans(&plan(&points, &limits, &Learned::default())), [(0, 1), (3, 1), (4, 1), (5, 1)]);
     }
@@ -235,11 +240,11 @@ mod tests {
             merge_gap in 0u16..40, first in 0u16..600, length in 0u16..30,
             cuts in prop::collection::btree_set((1u8..=4, 0u16..600), 0..10), learned_max in prop::option::of(20u16..=125),
         ) {
-            let forbidden = vec![(Table::Holding, first..=first + length)];
+            let forbidden = vec![holding_range(first..=first + length)];
             let limits = Limits { max_registers, max_bits, merge_gap, merge_gap_bits: merge_gap, forbidden };
             let learned = Learned { cuts, max_registers: learned_max, max_bits: None };
             let groups = plan(&points, &limits, &learned);
-            let mut seen = vec![0; points.len()];
+            let mut seen = vec![0u8; points.len()];
             for group in &groups {
                 for block in &group.blocks {
                     let bits = block.table.is_bits();
@@ -262,7 +267,7 @@ mod tests {
                         prop_assert!(hole <= merge_gap);
                         let address = block.address + offset as u16;
                         let forbidden = block.table == Table::Holding && (first..=first + length).contains(&address);
-                        prop_assert!(*covered || !forbidden);
+                        prop_assert!(!forbidden);
                     }
                     for (function, cut) in &learned.cuts {
                         let across = *function == block.table.read_function() && block.points.iter().any(|i| points[*i as usize].address >= *cut)
@@ -271,7 +276,9 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(seen.iter().all(|n| *n == 1));
+            for (point, seen) in points.iter().zip(seen) {
+                prop_assert_eq!(seen, u8::from(!limits.forbids(point)));
+            }
         }
 
         #[test]

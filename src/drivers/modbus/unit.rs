@@ -170,7 +170,9 @@ impl Unit {
         if std::mem::replace(&mut self.factors_asked, true) {
             return Vec::new();
         }
-        let missing = |point: &&Arc<Point>| matches!(self.exponents.get(&point.name), Some(None));
+        let limits = &self.device.limits;
+        let missing =
+            |point: &&Arc<Point>| matches!(self.exponents.get(&point.name), Some(None)) && !limits.forbids(point);
         self.points.iter().filter(missing).cloned().collect()
     }
 
