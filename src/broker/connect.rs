@@ -265,20 +265,6 @@ async fn greet(hub: &Hub, version: Version, connect: Connect, peer: &Peer) -> Re
 }
 
 async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec<String>, Option<Principal>), Refused> {
-    let nothing = connect.username.is_none() && connect.password.is_none() && peer.certificates.is_none();
-    if nothing && hub.anonymous != Anonymous::Refuse {
-        let named = match hub.anonymous {
-            Anonymous::ByClientId => DeviceId::new(&connect.client_id).ok(),
-            _ => None,
-        };
-        if let Some(device) = named.as_ref().filter(|device| hub.identity.knows(device)) {
-            hub.identity.unproved(device, peer.address).await;
-            let fault = Fault::new(reason::NOT_AUTHORIZED, format!("{device} has credentials and must show them"));
-            return Err(Refused { fault, device: None, word: None });
-        }
-        let device = named.unwrap_or_else(|| DeviceId::new(NOBODY).expect("a valid id"));
-        return Ok((device, vec![NOBODY.to_owned()], None));
-    }
     let login = Login {
         client_id: &connect.client_id,
         username: connect.username.as_deref(),
@@ -286,17 +272,33 @@ async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec
         certificates: peer.certificates.as_deref(),
         address: Some(peer.address),
     };
-    match timeout(LOGIN, hub.identity.authenticate(login)).await {
-        Ok(Ok(principal)) => Ok((principal.device.clone(), principal.groups.clone(), Some(principal))),
+    let nothing = login.username.is_none() && login.password.is_none() && login.certificates.is_none();
+    let judged = async {
+        if nothing && hub.anonymous != Anonymous::Refuse {
+            let named = match hub.anonymous {
+                Anonymous::ByClientId => DeviceId::new(&connect.client_id).ok(),
+                _ => None,
+            };
+            let device = named.unwrap_or_else(|| DeviceId::new(NOBODY).expect("a valid id"));
+            hub.identity.admit_unproved(login, &device).await?;
+            return Ok((device, vec![NOBODY.to_owned()], None));
+        }
+        let principal = hub.identity.authenticate(login).await?;
+        Ok((principal.device.clone(), principal.groups.clone(), Some(principal)))
+    };
+    match timeout(LOGIN, judged).await {
+        Ok(Ok(who)) => Ok(who),
         Ok(Err(refused)) => {
             let code = match &refused {
-                LoginRefused::NoCredentials | LoginRefused::NotActive { .. } | LoginRefused::Expired { .. } => {
-                    reason::NOT_AUTHORIZED
-                }
+                LoginRefused::NoCredentials
+                | LoginRefused::Unproved { .. }
+                | LoginRefused::NotActive { .. }
+                | LoginRefused::Expired { .. } => reason::NOT_AUTHORIZED,
                 LoginRefused::BadCredentials
                 | LoginRefused::UnknownCertificate { .. }
                 | LoginRefused::Revoked { .. } => reason::BAD_LOGIN,
-                LoginRefused::ClientId { .. } => reason::CLIENT_ID,
+                // Another client id would do (MQTT 5, 3.2.2.2: "a valid string but is not allowed").
+                LoginRefused::ClientId { .. } | LoginRefused::NoClient { .. } => reason::CLIENT_ID,
                 LoginRefused::Locked { .. } => reason::BUSY,
                 LoginRefused::Unavailable(_) => reason::UNAVAILABLE,
             };

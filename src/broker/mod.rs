@@ -46,7 +46,7 @@ pub use door::{Kind, Tls};
 use crate::{
     bus::{ChildEvents, InboundSender, LocalMessage, LocalReceiver},
     config::broker::Broker as Config,
-    identity::Identity,
+    identity::{Identity, LoginRefused},
     model::{access::Access, ids::DeviceId, view::Connection as ConnectionStatus},
     store::{Store, StoreError},
     tasks::Tasks,
@@ -55,6 +55,7 @@ use door::Doorkeeper;
 use hub::Hub;
 use message::Message;
 use newcomers::Newcomers;
+use session::Session;
 use wire::reason;
 
 /// Local messages handled at once before others get their turn.
@@ -198,14 +199,27 @@ async fn follow_revocations(hub: Arc<Hub>, mut revoked: tokio::sync::broadcast::
             () = stop.cancelled() => return,
         };
         for session in hub.all_sessions() {
-            if device.as_ref().is_some_and(|device| *device != session.device) {
-                continue;
-            }
-            let principal = session.state().live.as_ref().and_then(|live| live.principal.clone());
-            if principal.is_some_and(|principal| !hub.identity.still_stands(&principal)) {
-                session.kick(reason::NOT_AUTHORIZED, "this credential is no longer valid");
+            // a guest may have the client id of a device
+            let about = |device: &DeviceId| {
+                session.device == *device || session.client.split('/').next() == Some(device.as_str())
+            };
+            if device.as_ref().is_none_or(about) {
+                look_again(&hub, &session).await;
             }
         }
+    }
+}
+
+/// Sends the client of `session` away if it may not go on.
+async fn look_again(hub: &Hub, session: &Session) {
+    let Some(principal) = session.state().live.as_ref().map(|live| live.principal.clone()) else { return };
+    match principal {
+        Some(principal) if hub.identity.still_stands(&principal) => {}
+        Some(_) => session.kick(reason::NOT_AUTHORIZED, "this credential is no longer valid"),
+        None => match hub.identity.unproved_stands(&session.device, &session.client).await {
+            Ok(()) | Err(LoginRefused::Unavailable(_)) => {}
+            Err(refused) => session.kick(reason::NOT_AUTHORIZED, &refused.outside()),
+        },
     }
 }
 
@@ -240,6 +254,13 @@ impl Broker {
             }
         }
         self.hub.past().forget(device);
+    }
+
+    /// Sends every client away that may not go on: for when the configuration gave names to other devices.
+    pub async fn look_again(&self) {
+        for session in self.hub.all_sessions() {
+            look_again(&self.hub, &session).await;
+        }
     }
 
     /// New rules: subscriptions they no longer allow end at once.

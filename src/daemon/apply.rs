@@ -41,6 +41,7 @@ impl Built {
         if configured(old) != configured(new) || old.presence != new.presence {
             let presence = (old.presence != new.presence).then(|| new.presence.clone());
             self.rooms.registry.sync(configured(new), presence).await;
+            self.rooms.broker.look_again().await;
             changes.push(format!("{} devices are configured", new.devices().len()));
         }
         if old.coap != new.coap {

@@ -6,7 +6,12 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{command::RefusalCode, device::Lifecycle, ids::DeviceId, time::Millis},
+    model::{
+        command::RefusalCode,
+        device::{Lifecycle, Protocol},
+        ids::DeviceId,
+        time::Millis,
+    },
     store::credentials::CredentialKind,
 };
 
@@ -67,6 +72,12 @@ pub enum LoginRefused {
     /// Neither a certificate nor a password was given.
     #[error("no credentials were given")]
     NoCredentials,
+    /// None were given, and nobody may pass for this device without.
+    #[error("no credentials were given, and {device} has some")]
+    Unproved { device: DeviceId },
+    /// No credentials were given, and the name belongs to something that never comes as a client.
+    #[error("client id of {device}, which is {}", kind(*protocol))]
+    NoClient { device: DeviceId, protocol: Protocol },
     /// Unknown name, wrong secret, or a certificate that is not this child's.
     #[error("bad credentials")]
     BadCredentials,
@@ -79,7 +90,7 @@ pub enum LoginRefused {
     /// The credential was right once.
     #[error("credential {credential} of {device} was revoked")]
     Revoked { device: DeviceId, credential: CredentialId },
-    /// The credential is right, the device may not talk.
+    /// The device may not talk; where there was a credential, it is right.
     #[error("device {device} is {lifecycle:?}")]
     NotActive { device: DeviceId, lifecycle: Lifecycle },
     /// The credential is right, the client id belongs to somebody else.
@@ -98,6 +109,10 @@ impl LoginRefused {
     pub fn outside(&self) -> String {
         match self {
             Self::NoCredentials => "give a user name and password or token, or a client certificate".into(),
+            Self::Unproved { device } => format!("{device} has credentials and must show them"),
+            Self::NoClient { device, protocol } => {
+                format!("{device} is {}; a client needs a client id of its own", kind(*protocol))
+            }
             Self::BadCredentials => "bad user name or password".into(),
             Self::UnknownCertificate { .. } => "this certificate is not registered here".into(),
             Self::Expired { .. } => "the credential has run out; enrol again".into(),
@@ -116,22 +131,24 @@ impl LoginRefused {
     /// A word for counting.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::NoCredentials => "no-credentials",
+            Self::NoCredentials | Self::Unproved { .. } => "no-credentials",
             Self::BadCredentials => "bad-credentials",
             Self::UnknownCertificate { .. } => "certificate-unknown",
             Self::Expired { .. } => "expired",
             Self::Revoked { .. } => "revoked",
             Self::NotActive { .. } => "not-active",
-            Self::ClientId { .. } => "client-id",
+            Self::ClientId { .. } | Self::NoClient { .. } => "client-id",
             Self::Locked { .. } => "locked",
             Self::Unavailable(_) => "unavailable",
         }
     }
 
-    /// Whose login it was, where that is sure or at least said by a certificate.
+    /// Whose login it was, or was said to be.
     pub(super) fn device(&self) -> Option<&DeviceId> {
         match self {
-            Self::Expired { device, .. }
+            Self::Unproved { device }
+            | Self::NoClient { device, .. }
+            | Self::Expired { device, .. }
             | Self::Revoked { device, .. }
             | Self::NotActive { device, .. }
             | Self::ClientId { device, .. } => Some(device),
@@ -147,5 +164,14 @@ impl LoginRefused {
             Self::Unavailable(_) => RefusalCode::StoreUnavailable,
             _ => RefusalCode::NotAuthorized,
         }
+    }
+}
+
+fn kind(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Gateway => "the gateway itself",
+        Protocol::Mqtt => "an MQTT device",
+        Protocol::Modbus => "a Modbus device, and speaks no MQTT",
+        Protocol::Coap => "a CoAP device, and speaks no MQTT",
     }
 }

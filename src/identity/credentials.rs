@@ -90,7 +90,7 @@ impl Identity {
         let (issued, stored) = self.make(device, what, by, None).await?;
         let trace = trace(by, "credential.issue", &stored);
         self.inner.store.add_credential(stored.clone(), trace).await?;
-        self.table_mut().add(stored);
+        self.count_in(stored);
         Ok(issued)
     }
 
@@ -117,7 +117,7 @@ impl Identity {
         if !self.inner.store.add_credential(stored.clone(), trace).await? {
             return Err(revoked());
         }
-        self.table_mut().add(stored);
+        self.count_in(stored);
         Ok(issued)
     }
 
@@ -215,9 +215,16 @@ impl Identity {
         if !self.inner.store.enrol(found.proof, now, stored.clone(), trace).await? {
             return Err(refused());
         }
-        self.table_mut().add(stored);
+        self.count_in(stored);
         tracing::info!(%device, address = from, kind = issued.kind.as_str(), "child enrolled");
         Ok(issued)
+    }
+
+    /// From now on the device must show it: whoever came in under its name without any is looked at again.
+    fn count_in(&self, stored: StoredCredential) {
+        let device = stored.device.clone();
+        self.table_mut().add(stored);
+        let _ = self.inner.changed.send(device);
     }
 
     async fn make(

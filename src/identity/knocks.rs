@@ -54,17 +54,6 @@ impl Identity {
         self.knocked(Knock { device: device.map(DeviceId::as_str), address: Some(address.ip()), reason, text }).await
     }
 
-    /// Somebody said, without any credentials, that it is `device`, which has some.
-    pub async fn unproved(&self, device: &DeviceId, address: SocketAddr) {
-        let knock = Knock {
-            device: Some(device.as_str()),
-            address: Some(address.ip()),
-            reason: "no-credentials",
-            text: "no credentials were given, and the device has some".into(),
-        };
-        self.knocked(knock).await;
-    }
-
     pub(super) async fn trace(&self, login: &Login<'_>, judged: &Result<Principal, LoginRefused>, now: Millis) {
         let address = login.address.map(|address| address.ip());
         match judged {
@@ -79,15 +68,18 @@ impl Identity {
                     self.write_down(entry.detail(format!("{}{from}", principal.kind.as_str()))).await;
                 }
             }
-            Err(refused) => {
-                // A name that is no device id may be anything, a password too.
-                let said = account(login);
-                let named = DeviceId::new(said).is_ok() && shown(said) == said;
-                let device = refused.device().map(DeviceId::as_str).or(named.then_some(said));
-                let text = refused.to_string();
-                self.knocked(Knock { device, address, reason: refused.word(), text }).await;
-            }
+            Err(refused) => self.trace_refused(login, refused).await,
         }
+    }
+
+    pub(super) async fn trace_refused(&self, login: &Login<'_>, refused: &LoginRefused) {
+        let address = login.address.map(|address| address.ip());
+        // A name that is no device id may be anything, a password too.
+        let said = account(login);
+        let named = DeviceId::new(said).is_ok() && shown(said) == said;
+        let device = refused.device().map(DeviceId::as_str).or(named.then_some(said));
+        let text = refused.to_string();
+        self.knocked(Knock { device, address, reason: refused.word(), text }).await;
     }
 
     /// Whether it went into the audit.

@@ -29,6 +29,7 @@ mod sessions;
 mod table;
 mod tend;
 mod trail;
+mod unproved;
 mod warnings;
 
 pub mod login;
@@ -179,9 +180,9 @@ impl Identity {
         Ok(Identity { inner: Arc::new(inner) })
     }
 
-    /// Devices whose standing changed: a credential was revoked or has run out, or the lifecycle says stop. For each
-    /// one ask [`Identity::still_stands`] about its live sessions and drop those that may not go on. After `Lagged` ask
-    /// about all sessions.
+    /// Devices whose standing changed: a credential was made, was revoked or has run out, or the lifecycle says stop.
+    /// For each one ask [`Identity::still_stands`] about its live sessions, or [`Identity::unproved_stands`] where no
+    /// credential was shown, and drop those that may not go on. After `Lagged` ask about all sessions.
     pub fn revoked(&self) -> broadcast::Receiver<DeviceId> {
         self.inner.changed.subscribe()
     }

@@ -1,6 +1,7 @@
 //! The real daemon beside real peers that nobody here wrote, told as stories.
 
 mod access;
+mod anonymous;
 mod certificates;
 mod child_jobs;
 mod clock;

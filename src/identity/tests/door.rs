@@ -248,3 +248,36 @@ async fn a_suspended_device_is_dropped_and_a_decommissioned_one_loses_its_keys()
     home.identity.lifecycle_changed(&meter, Lifecycle::Active).await.expect("active again");
     assert!(home.identity.authenticate(login("meter-1", secret.expose())).await.is_err(), "keys do not come back");
 }
+
+#[tokio::test]
+async fn without_credentials_nobody_takes_a_name_that_is_more_than_a_name() {
+    let home = Home::new().await;
+    let (_, _) = token(&home, "meter-1").await;
+    lifecycle(&home, "meter-2", Lifecycle::Active).await;
+    lifecycle(&home, "meter-3", Lifecycle::Suspended).await;
+    let mut polled = home.store.device(&id("meter-2")).await.expect("read").expect("known");
+    (polled.id, polled.protocol) = (id("plc"), Protocol::Modbus);
+    home.store.save_devices(vec![polled], Vec::new()).await.expect("saved");
+    let asks = async |device: &str, client_id: &str| {
+        let login = Login { client_id, username: None, password: None, certificates: None, address: None };
+        home.identity.admit_unproved(login, &id(device)).await.map_err(|refused| refused.word())
+    };
+    for (name, judged) in [
+        ("meter-1", Err("no-credentials")),
+        ("meter-2", Ok(())),
+        ("meter-3", Err("not-active")),
+        ("meter-4", Ok(())),
+        ("plc", Err("client-id")),
+        ("gw-1", Err("client-id")),
+    ] {
+        assert_eq!(asks(name, name).await, judged, "{name}");
+        assert_eq!(asks("anonymous", name).await, judged, "a guest as {name}");
+        assert_eq!(asks("anonymous", &format!("{name}/hmi")).await, judged, "a guest as {name}/hmi");
+    }
+    for free in ["", "/", "no such id!", "anonymous/3f", "\u{0}"] {
+        assert_eq!(asks("anonymous", free).await, Ok(()), "{free:?}");
+    }
+    let refused = home.identity.refusals();
+    let row = refused.iter().find(|row| row.device.as_deref() == Some("plc")).expect("listed");
+    assert!(row.text.contains("Modbus") && row.reason == "client-id", "{row:?}");
+}
