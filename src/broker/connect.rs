@@ -13,6 +13,7 @@ use super::{
     connection::{Connection, Terms},
     hub::Hub,
     life::Wanted,
+    look_again,
     session::Live,
     wire::{self, Connect, Fault, Version, encode, reason},
 };
@@ -131,7 +132,7 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
                 Some(word) => hub.turn_away(peer.address, device.as_ref(), word, fault.to_string()).await,
                 None => {
                     hub.totals.refused_connects.fetch_add(1, Ordering::Relaxed);
-                    tracing::info!(peer = %peer.address, transport = peer.transport, %fault, "a connection is refused");
+                    tracing::debug!(peer = %peer.address, transport = peer.transport, %fault, "a connection is refused");
                 }
             }
             encode::refuse(&mut output, version, fault.code, &fault.text, most);
@@ -154,6 +155,8 @@ pub async fn serve(hub: Arc<Hub>, stream: impl AsyncRead + AsyncWrite + Unpin, p
             return;
         }
     };
+    // It may have been suspended since its login was judged: an older connection had to let go first.
+    look_again(&hub, &attached.session).await;
     let keep_alive = server_keep_alive(&hub, &connect);
     let welcome = welcome(&hub, &connect, asked, &attached.session.client, attached.present);
     encode::connack(&mut output, version, &welcome);
