@@ -26,6 +26,10 @@ const LOSERS: [Lane; 4] = [Lane::Logs, Lane::Telemetry, Lane::State, Lane::Urgen
 /// Pages given back in one transaction at most: each is a write.
 const STEP: u64 = 256;
 
+/// Commits after which the size of the file is looked up, and pages that so many of them do not bring: a MiB each.
+const SELDOM: u32 = 64;
+const FAR: u64 = SELDOM as u64 * 256;
+
 /// How much there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -109,17 +113,13 @@ struct Oldest {
 impl Tail {
     /// Drops blocks until `need` more pages fit under the limit, and what is too old.
     pub(super) fn make_room(&mut self, connection: &Connection, limits: Limits, need: u64) -> Result<(), StoreError> {
-        if in_use(connection)? + need > limits.pages {
-            // A little more than needed, so that this is rare.
-            let goal = limits.pages.saturating_sub(need + (limits.pages / 100).max(8));
-            // Where much is to go, it goes over several commits: nobody waits for all of it.
-            let goal = goal.max(in_use(connection)?.saturating_sub(4 * STEP));
-            while in_use(connection)? > goal {
-                let Some(oldest) = self.next_loser(connection)? else { break };
-                self.drop_block(connection, &oldest, "quota")?;
-            }
+        self.unlooked += 1;
+        // Where every limit is far it is enough to look now and then.
+        if self.pages.saturating_add(FAR) > limits.pages.min(limits.room) || self.unlooked >= SELDOM {
+            self.fit(connection, limits, need)?;
+            self.unlooked = 0;
+            self.pages = page_count(connection)?;
         }
-        self.shrink(connection, limits.room)?;
         if self.age_is_due() {
             for lane in LOSERS {
                 let born = self.lived().saturating_sub(limits.age[lane as usize]);
@@ -131,10 +131,23 @@ impl Tail {
         Ok(())
     }
 
+    fn fit(&mut self, connection: &Connection, limits: Limits, need: u64) -> Result<(), StoreError> {
+        if in_use(connection)? + need > limits.pages {
+            // A little more than needed, so that this is rare.
+            let goal = limits.pages.saturating_sub(need + (limits.pages / 100).max(8));
+            // Where much is to go, it goes over several commits: nobody waits for all of it.
+            let goal = goal.max(in_use(connection)?.saturating_sub(4 * STEP));
+            while in_use(connection)? > goal {
+                let Some(oldest) = self.next_loser(connection)? else { break };
+                self.drop_block(connection, &oldest, "quota")?;
+            }
+        }
+        self.shrink(connection, limits.room)
+    }
+
     /// Gives pages that hold nothing back to the file system, where the file is larger than it may be.
     fn shrink(&mut self, connection: &Connection, most: u64) -> Result<(), StoreError> {
-        let pages: u64 = connection.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?;
-        let over = pages.saturating_sub(most).min(STEP);
+        let over = page_count(connection)?.saturating_sub(most).min(STEP);
         if over > 0 {
             // One step of the statement is one page.
             let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({over})"))?;
@@ -298,9 +311,13 @@ pub(in crate::store) fn count_drops(connection: &Connection, cause: &str, count:
     Ok(())
 }
 
+fn page_count(connection: &Connection) -> Result<u64, StoreError> {
+    Ok(connection.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?)
+}
+
 /// Pages that hold something.
 fn in_use(connection: &Connection) -> Result<u64, StoreError> {
-    let pages: u64 = connection.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?;
+    let pages = page_count(connection)?;
     let free: u64 = connection.prepare_cached("PRAGMA freelist_count")?.query_row([], |row| row.get(0))?;
     Ok(pages - free)
 }

@@ -74,6 +74,9 @@ pub struct Tail {
     lived_before: i64,
     started: Instant,
     age_checked: Option<Instant>,
+    /// Pages of the file when they were counted, and commits since then.
+    pub(super) pages: u64,
+    pub(super) unlooked: u32,
     pub(super) gateway: DeviceId,
     /// Pages were given back in this group.
     pub(in crate::store) shrunk: bool,
@@ -105,6 +108,8 @@ impl Tail {
             lived_before: 0,
             started: Instant::now(),
             age_checked: None,
+            pages: u64::MAX,
+            unlooked: 0,
             gateway,
             shrunk: false,
             unstored: HashMap::new(),
@@ -117,6 +122,7 @@ impl Tail {
 
     /// Reads the numbers from disk again: snapshot, then the blocks after it.
     pub(in crate::store) fn reload(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        self.pages = u64::MAX;
         self.pending.clear();
         self.based.clear();
         self.streams.clear();

@@ -31,7 +31,7 @@ pub async fn disk() {
     );
     for batch in [1u64, 10, 100, 1000] {
         // Both write-ahead logs have begun anew before anything is counted: a file's first growth is not what a card lives with.
-        let before = (150_000 / batch).clamp(150, 2000);
+        let before = (350_000 / batch).clamp(350, 3500);
         let rounds = before + (COUNT / batch).clamp(20, 2000);
         let folder = tempfile::tempdir_in(".").expect("folder");
         let (count, all) = (((rounds - before) * batch) as f64, (rounds * batch) as f64);
