@@ -46,7 +46,10 @@ impl Session<'_> {
         let resource = &self.device.resources[index];
         if self.watched[index].format.is_none() && resource.format.is_none() {
             // The device's own format is learned from what it says.
-            self.poll(index).await?;
+            if let Err(why) = self.poll(index).await? {
+                let why = format!("{name} was not set: its format is not known, and reading it failed: {why}");
+                return Ok(Err(Refusal::new(RefusalCode::DeviceFailed, why)));
+            }
         }
         let Some(format) = resource.format.or(self.watched[index].format) else {
             let why = format!("the content format of {} is not known; set format for it", resource.path);
@@ -61,27 +64,33 @@ impl Session<'_> {
         if let Err(error) = transfer::send(&self.endpoint, self.peer, request, &body).await {
             return Ok(Err(failed(&error)));
         }
-        let read = self.poll(index).await?;
-        let read = read.and_then(|read| read.into_iter().find(|(read, _)| read == name));
-        Ok(match read {
-            Some((_, read)) if values::agrees(value, &read) => Ok(()),
-            Some((_, read)) => {
-                let why = format!("{name} was set to {} and reads back as {}", short(value), short(&read.to_json()));
-                Err(Refusal::new(RefusalCode::DeviceFailed, why))
-            }
-            None => Err(Refusal::new(RefusalCode::DeviceFailed, format!("{name} could not be read back"))),
-        })
+        let read = self.poll(index).await?.and_then(|read| {
+            let it = read.into_iter().find(|(read, _)| read == name);
+            it.ok_or_else(|| format!("the answer has no {name}"))
+        });
+        let why = match read {
+            Ok((_, read)) if values::agrees(value, &read) => return Ok(Ok(())),
+            Ok((_, read)) => format!("{name} was set to {} and reads back as {}", short(value), short(&read.to_json())),
+            Err(why) => format!("{name} was set and could not be read back: {why}"),
+        };
+        Ok(Err(Refusal::new(RefusalCode::DeviceFailed, why)))
     }
 
     async fn call(&mut self, command: Command) -> Result<CommandResponse, Closed> {
         let (status, result) = match command.name.as_str() {
             "read-now" => {
                 let mut result = Map::new();
+                let mut failed = None;
                 for index in 0..self.device.resources.len() {
-                    let read = self.poll(index).await?.unwrap_or_default();
-                    result.extend(read.into_iter().map(|(name, value)| (name, value.to_json())));
+                    match self.poll(index).await? {
+                        Ok(read) => result.extend(read.into_iter().map(|(name, value)| (name, value.to_json()))),
+                        Err(why) => failed = Some(format!("{}: {why}", self.device.resources[index].path)),
+                    }
                 }
                 let status = if result.is_empty() { CommandStatus::Failed } else { CommandStatus::Succeeded };
+                if let Some(why) = failed.filter(|_| result.is_empty()) {
+                    result.insert("error".into(), why.into());
+                }
                 (status, Json::Object(result))
             }
             other => (

@@ -119,16 +119,19 @@ impl<'d> Session<'d> {
         }
     }
 
-    /// GETs a resource and hands on what it says; the values, where it said some.
-    pub(super) async fn poll(&mut self, index: usize) -> Result<Option<Vec<Named>>, Closed> {
+    /// GETs a resource and hands on what it says; the values, or why there are none.
+    pub(super) async fn poll(&mut self, index: usize) -> Result<Result<Vec<Named>, String>, Closed> {
         let resource = &self.device.resources[index];
         let result = transfer::get(&self.endpoint, self.peer, request_for(resource)).await;
         if self.watched[index].observation.is_none() {
             self.watched[index].due = Instant::now() + resource.every;
         }
         match result {
-            Ok(answer) => Ok(Some(self.answered(index, answer).await?)),
-            Err(error) => self.failed(index, error).await.map(|()| None),
+            Ok(answer) => self.answered(index, answer).await,
+            Err(error) => {
+                let why = error.to_string();
+                self.failed(index, error).await.map(|()| Err(why))
+            }
         }
     }
 
@@ -195,15 +198,15 @@ impl<'d> Session<'d> {
         }
     }
 
-    /// Hands on what a resource said.
-    async fn answered(&mut self, index: usize, answer: Answer) -> Result<Vec<Named>, Closed> {
+    /// Hands on what a resource said: its values, or why it said none.
+    async fn answered(&mut self, index: usize, answer: Answer) -> Result<Result<Vec<Named>, String>, Closed> {
         self.reachable(true, None).await?;
         let resource = &self.device.resources[index];
         let now = clock::now();
         self.watched[index].format = values::known_format(resource, answer.format).ok();
         let groups = match values::values(resource, answer.format, &answer.body, now) {
             Ok(groups) => groups,
-            Err(why) => return self.bad(index, why).await.map(|()| Vec::new()),
+            Err(why) => return self.bad(index, why.clone()).await.map(|()| Err(why)),
         };
         let mut all = Vec::new();
         for (ts, named) in groups {
@@ -220,7 +223,7 @@ impl<'d> Session<'d> {
             last.extend(named.iter().map(|(name, value)| (name.clone(), (value.clone(), ts))));
             all.extend(named);
         }
-        Ok(all)
+        Ok(Ok(all))
     }
 
     /// The device answered, but not with a value.
