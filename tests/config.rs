@@ -155,3 +155,52 @@ fn files_that_are_no_keys_and_certificates_say_what_is_expected() {
     assert!(lines[0].contains("server_certificate: a.key") && lines[0].contains("BEGIN CERTIFICATE"), "{lines:#?}");
     assert!(lines[1].contains("server_key: a.pem") && lines[1].contains("BEGIN PRIVATE KEY"), "{lines:#?}");
 }
+
+#[test]
+fn authorities_are_read_wherever_they_are_named() {
+    let main = |clients: &str, cloud: &str, firmware: &str| {
+        format!(
+            "[identity]\nclient_authorities = \"DIR/{clients}\"\n[uplink]\nbroker = \"mqtts://cloud\"\n\
+             [uplink.tls]\nca = \"DIR/{cloud}\"\n[updates]\nca = \"DIR/{firmware}\"\n"
+        )
+    };
+    let lines = told(&with_certificates(&main("a.pem", "b.pem", "a.pem")));
+    assert!(lines.is_empty(), "{lines:#?}");
+    let folder = with_certificates(&main("nobody.pem", "a.key", "odd.pem"));
+    let odd = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+    fs::write(folder.path().join("odd.pem"), odd).expect("written");
+    let lines = told(&folder);
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    for (line, start) in lines.iter().zip([
+        "headgate.toml:2: identity.client_authorities: nobody.pem cannot be read: No such file",
+        "headgate.toml:6: uplink.tls.ca: a.key is not what it should be: none",
+        "headgate.toml:8: updates.ca: certificate 1 in odd.pem cannot be used: ",
+    ]) {
+        assert!(line.starts_with(start), "{line}");
+    }
+}
+
+#[test]
+fn certificates_of_a_bus_are_read_as_well() {
+    let told = |ca: &str, certificate: &str, key: &str| {
+        let folder = with_certificates("");
+        let dir = folder.path().display();
+        let bus = format!(
+            "[bus]\nprotocol = \"modbus-tcp\"\naddress = \"192.0.2.7\"\n[bus.tls]\nca = \"{dir}/{ca}\"\n\
+             certificate = \"{dir}/{certificate}\"\nkey = \"{dir}/{key}\"\n"
+        );
+        fs::create_dir(folder.path().join("devices.d")).expect("folder");
+        fs::write(folder.path().join("devices.d/plant.toml"), bus).expect("written");
+        told(&folder)
+    };
+    let lines = told("b.pem", "a.pem", "a.key");
+    assert!(lines.is_empty(), "{lines:#?}");
+    let lines = told("nobody.pem", "a.pem", "b.key");
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    for (line, start) in lines.iter().zip([
+        "devices.d/plant.toml:5: bus.tls.ca: nobody.pem cannot be read: No such file",
+        "devices.d/plant.toml:7: bus.tls.key: b.key is not the private key of the certificate in a.pem\n",
+    ]) {
+        assert!(line.starts_with(start), "{line}");
+    }
+}

@@ -81,6 +81,7 @@ impl IdentityConfig {
             }
             _ => section.pair("server_certificate", "server_key"),
         }
+        section.authorities("client_authorities");
         for name in &config.names {
             if name.is_empty() || name.len() > 253 || name.contains(|c: char| c.is_whitespace() || c == '/') {
                 section.problem("names", format!("{name:?} is no host name or address"), "such as \"gw.plant.lan\"");

@@ -12,7 +12,7 @@ pub mod load;
 pub mod log;
 pub mod modbus;
 mod nearest;
-pub mod pair;
+pub mod pem;
 pub mod presence;
 pub mod problem;
 pub mod read;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use device::Common;
 use load::{Source, Sources};
 use modbus::profile::Profiles;
-use pair::Pair;
+use pem::Pem;
 use problem::Problem;
 use read::{Document, Section};
 
@@ -68,8 +68,8 @@ pub struct Understood {
     /// Complete only where there are no problems.
     pub config: Config,
     pub problems: Vec<Problem>,
-    /// What the text alone does not tell: whether these fit.
-    pub pairs: Vec<Pair>,
+    /// What the text alone does not tell: whether these are what they should be.
+    pub pems: Vec<Pem>,
 }
 
 impl Understood {
@@ -161,7 +161,7 @@ impl Understood {
     fn with_root(&mut self, source: &Source, read: impl FnOnce(&Section<'_>)) {
         let document = Document::parse(&source.name, &source.text);
         read(&document.root());
-        self.pairs.extend(document.take_pairs());
+        self.pems.extend(document.take_pems());
         self.problems.extend(document.into_problems());
     }
 }

@@ -11,7 +11,7 @@ use toml::{
 use super::{
     amount::{parse_bytes, parse_duration},
     nearest::nearest,
-    pair::{Named, Pair},
+    pem::{Named, Pem},
     problem::{Place, Problem},
 };
 
@@ -21,7 +21,7 @@ pub struct Document<'t> {
     text: &'t str,
     table: DeTable<'t>,
     problems: RefCell<Vec<Problem>>,
-    pairs: RefCell<Vec<Pair>>,
+    pems: RefCell<Vec<Pem>>,
 }
 
 impl<'t> Document<'t> {
@@ -29,7 +29,7 @@ impl<'t> Document<'t> {
     pub fn parse(file: impl Into<String>, text: &'t str) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
         let (file, table) = (file.into(), table.into_inner());
-        let document = Self { file, text, table, problems: RefCell::default(), pairs: RefCell::default() };
+        let document = Self { file, text, table, problems: RefCell::default(), pems: RefCell::default() };
         for error in errors {
             let line = error.span().map_or(0, |span| document.line(span.start));
             let hint = "write the file as TOML: key = value, text in quotes, [section] headings".to_owned();
@@ -50,10 +50,10 @@ impl<'t> Document<'t> {
     }
 
     /// The certificates and keys that were named, to be looked at by whoever can read them.
-    pub fn take_pairs(&self) -> Vec<Pair> {
-        let mut pairs = self.pairs.take();
-        pairs.sort_by_key(|pair| pair.certificate.place.line);
-        pairs
+    pub fn take_pems(&self) -> Vec<Pem> {
+        let mut pems = self.pems.take();
+        pems.sort_by_key(Pem::line);
+        pems
     }
 
     fn line(&self, offset: usize) -> usize {
@@ -91,10 +91,18 @@ impl<'d> Section<'d> {
 
     /// A certificate and its private key, in the files that these two keys name.
     pub fn pair(&self, certificate: &'static str, key: &'static str) {
-        let named = |key| Some(Named { place: self.place(key), path: self.get(key)?.get_ref().as_str()?.into() });
-        if let (Some(certificate), Some(key)) = (named(certificate), named(key)) {
-            self.document.pairs.borrow_mut().push(Pair { certificate, key });
+        if let (Some(certificate), Some(key)) = (self.named(certificate), self.named(key)) {
+            self.document.pems.borrow_mut().push(Pem::Pair { certificate, key });
         }
+    }
+
+    /// Certificates of authorities, in the file that this key names.
+    pub fn authorities(&self, key: &'static str) {
+        self.document.pems.borrow_mut().extend(self.named(key).map(Pem::Authorities));
+    }
+
+    fn named(&self, key: &'static str) -> Option<Named> {
+        Some(Named { place: self.place(key), path: self.get(key)?.get_ref().as_str()?.into() })
     }
 
     fn place(&self, key: &str) -> Place {

@@ -76,6 +76,7 @@ impl Updates {
                 base_url,
             ),
         };
+        section.authorities("ca");
         if read.largest > read.quota {
             section.problem(
                 "largest",

@@ -235,6 +235,7 @@ impl UplinkConfig {
             // Without TLS nobody looks at the files, and they need not be there.
             if config.broker.as_ref().is_some_and(|broker| broker.tls) {
                 tls.pair("certificate", "key");
+                tls.authorities("ca");
             }
         }
         config.root = config.root.trim_end_matches('/').to_owned();

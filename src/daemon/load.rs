@@ -4,14 +4,14 @@ use std::path::Path;
 
 use crate::{
     config::{self, Config, problem::Problem},
-    identity::pair,
+    identity::pem,
 };
 
 /// The whole configuration below `folder` (without a folder the defaults), or every problem that keeps the daemon from
 /// starting with it.
 pub fn load(folder: Option<&Path>) -> Result<Config, Vec<Problem>> {
     let mut understood = config::load::understand(folder);
-    let pairs = understood.pairs.iter().flat_map(pair::problems);
-    understood.problems.extend(pairs);
+    let unfit = understood.pems.iter().flat_map(pem::problems);
+    understood.problems.extend(unfit);
     understood.whole()
 }

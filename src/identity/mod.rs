@@ -33,7 +33,7 @@ mod unproved;
 mod warnings;
 
 pub mod login;
-pub mod pair;
+pub mod pem;
 pub mod tls;
 
 #[cfg(test)]

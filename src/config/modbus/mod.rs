@@ -181,7 +181,8 @@ fn read_bus(section: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
     let backup = section.text("backup_address");
     let listen = section.text("listen");
     let port = section.text("port");
-    let tls = section.section("tls").and_then(|tls| read_tls(&tls));
+    let secured = section.section("tls");
+    let tls = secured.as_ref().and_then(read_tls);
     let serial = serial::read(section, port.as_deref());
     let (gap, turnaround) = (section.duration("gap"), section.duration("turnaround"));
     let any_transaction = section.choice("transaction_id", &[("check", false), ("ignore", true)]);
@@ -203,6 +204,10 @@ fn read_bus(section: &Section<'_>, profiles: &Profiles) -> Option<Bus> {
         }
         match (address, listen) {
             (Some(address), _) => {
+                if let Some(secured) = &secured {
+                    secured.authorities("ca");
+                    secured.pair("certificate", "key");
+                }
                 let addresses = [Some(address), backup].into_iter().flatten();
                 Link::Tcp { addresses: addresses.map(|a| with_port(&a, default_port)).collect(), tls }
             }
