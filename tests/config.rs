@@ -132,15 +132,24 @@ fn a_key_of_another_certificate_is_told_with_everything_else() {
 }
 
 #[test]
-fn certificates_that_fit_are_good_and_unused_ones_need_not_be_there() {
+fn certificates_that_fit_are_good_and_those_nobody_looks_at_are_not() {
     let server = "[identity]\nserver_certificate = \"DIR/a.pem\"\nserver_key = \"DIR/a.key\"\n";
     let cloud = |scheme: &str, name: &str| {
         let files = format!("certificate = \"DIR/{name}.pem\"\nkey = \"DIR/{name}.key\"");
         format!("{server}[uplink]\nbroker = \"{scheme}://cloud\"\n[uplink.tls]\n{files}\n")
     };
-    for (scheme, name) in [("mqtts", "b"), ("mqtt", "nobody")] {
-        let lines = told(&with_certificates(&cloud(scheme, name)));
+    let cloudless = cloud("mqtt", "nobody").replace("broker =", "# broker =");
+    for text in [cloud("mqtts", "b"), cloudless] {
+        let lines = told(&with_certificates(&text));
         assert!(lines.is_empty(), "{lines:#?}");
+    }
+    let lines = told(&with_certificates(&cloud("mqtt", "b")));
+    assert_eq!(lines.len(), 2, "nobody looks at them beside a plain address: {lines:#?}");
+    for (line, start) in lines.iter().zip([
+        "headgate.toml:7: uplink.tls.certificate: has no effect on a road that is not encrypted (mqtt://)",
+        "headgate.toml:8: uplink.tls.key: has no effect",
+    ]) {
+        assert!(line.starts_with(start) && line.contains("mqtts://"), "{line}");
     }
     let lines = told(&with_certificates(&cloud("mqtts", "nobody")));
     assert_eq!(lines.len(), 2, "both files are missing: {lines:#?}");

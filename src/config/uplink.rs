@@ -232,10 +232,14 @@ impl UplinkConfig {
         };
         if let Some(tls) = section.section("tls") {
             config.tls = UplinkTls::read(&tls);
-            // Without TLS nobody looks at the files, and they need not be there.
-            if config.broker.as_ref().is_some_and(|broker| broker.tls) {
-                tls.pair("certificate", "key");
-                tls.authorities("ca");
+            match &config.broker {
+                Some(broker) if broker.tls => {
+                    tls.pair("certificate", "key");
+                    tls.authorities("ca");
+                }
+                Some(_) => plain(&tls),
+                // Without a cloud nobody looks at the files, and they need not be there.
+                None => {}
             }
         }
         config.root = config.root.trim_end_matches('/').to_owned();
@@ -283,6 +287,14 @@ impl UplinkTls {
             section.problem("certificate", "and key go together", "give both files, or neither");
         }
         tls
+    }
+}
+
+/// Whoever wrote these counts on an encrypted road.
+fn plain(tls: &Section<'_>) {
+    for key in ["ca", "certificate", "key"].into_iter().filter(|key| tls.has(key)) {
+        let hint = "reach the broker by mqtts:// (broker = \"mqtts://host:8883\"), or leave it out";
+        tls.problem(key, "has no effect on a road that is not encrypted (mqtt://)", hint);
     }
 }
 
@@ -338,11 +350,11 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_a_problem_and_secrets_stay_hidden() {
-        let text = "broker = \"mqtt://c\"\ntopic_root = \"all\"\npassword = \"geheim\"\nkeep_alive = \"1s\"\n[tls]\nkey = \"k\"\n";
+        let text = "broker = \"mqtt://c\"\ntopic_root = \"all\"\npassword = \"geheim\"\nkeep_alive = \"1s\"\n[tls]\nkey = \"k\"\nca = \"c\"\n";
         let document = Document::parse("u.toml", text);
         let config = UplinkConfig::read(&document.root());
         assert!(!format!("{config:?}").contains("geheim"));
         let lines: Vec<usize> = document.into_problems().iter().map(|problem| problem.line).collect();
-        assert_eq!(lines, [2, 3, 4, 5]);
+        assert_eq!(lines, [2, 3, 4, 5, 6, 7], "a key without its certificate, and both files beside a plain address");
     }
 }
