@@ -160,6 +160,10 @@ pub enum ChildEvent {
         filter: Arc<str>,
         at: Millis,
     },
+    /// Not let in, because it waits for approval: one that nobody has met is to be listed.
+    Waiting {
+        device: DeviceId,
+    },
     /// Any other accepted packet; sent at most once a second per child.
     Seen {
         device: DeviceId,

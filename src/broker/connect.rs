@@ -22,7 +22,7 @@ use crate::{
     clock,
     config::broker::Anonymous,
     identity::{Login, LoginRefused, Principal, shown},
-    model::{access::Who, ids::DeviceId},
+    model::{access::Who, device::Lifecycle, ids::DeviceId},
 };
 
 /// How long a login may take once it was asked for.
@@ -242,8 +242,8 @@ async fn greet(hub: &Hub, version: Version, connect: Connect, peer: &Peer) -> Re
         return Err(Fault::new(reason::TOO_LARGE, text).into());
     }
     // Last: whoever is refused for something else takes no place.
-    if principal.is_none() && hub.anonymous == Anonymous::ByClientId && device.as_str() != NOBODY {
-        hub.newcomers.admit(&device).await.map_err(|fault| Refused::newcomer(&device, fault))?;
+    if principal.is_none() {
+        take_place(hub, &device).await?;
     }
     let wanted = Wanted {
         client,
@@ -265,6 +265,14 @@ async fn greet(hub: &Hub, version: Version, connect: Connect, peer: &Peer) -> Re
         },
     };
     Ok((connect, wanted))
+}
+
+/// A place for `device`, which shows no credential, among those that are registered for that.
+async fn take_place(hub: &Hub, device: &DeviceId) -> Result<(), Refused> {
+    if hub.anonymous != Anonymous::ByClientId || device.as_str() == NOBODY {
+        return Ok(());
+    }
+    hub.newcomers.admit(device).await.map_err(|fault| Refused::newcomer(device, fault))
 }
 
 async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec<String>, Option<Principal>), Refused> {
@@ -308,6 +316,12 @@ async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec
             // People put tokens where names belong.
             let (client, username) = (shown(&connect.client_id), connect.username.as_deref().map(shown));
             tracing::info!(client, username, %refused, "a login is refused");
+            if let LoginRefused::NotActive { device, lifecycle: Lifecycle::Pending } = &refused {
+                if nothing {
+                    take_place(hub, device).await?;
+                }
+                hub.children.send(ChildEvent::Waiting { device: device.clone() }).await;
+            }
             Err(Refused { fault: Fault::new(code, refused.outside()), device: None, word: None })
         }
         Err(_) => Err(Fault::new(reason::UNAVAILABLE, "the login could not be checked in time").into()),

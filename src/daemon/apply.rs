@@ -39,6 +39,7 @@ impl Built {
             changes.push("the road to the cloud was opened anew".into());
         }
         if configured(old) != configured(new) || old.presence != new.presence {
+            self.rooms.identity.admit_newcomers_as(new.presence.admit);
             let presence = (old.presence != new.presence).then(|| new.presence.clone());
             self.rooms.registry.sync(configured(new), presence).await;
             self.rooms.broker.look_again().await;

@@ -113,6 +113,8 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
         .await
         .context("keys and certificates cannot be used")?;
 
+    identity.admit_newcomers_as(config.presence.admit);
+
     let (inbound, inbound_end) = mpsc::channel(WORK);
     let (readings, readings_end) = mpsc::channel(WORK);
     let (judged, judged_end) = watch::channel(None);

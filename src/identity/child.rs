@@ -117,6 +117,9 @@ impl LoginRefused {
             Self::UnknownCertificate { .. } => "this certificate is not registered here".into(),
             Self::Expired { .. } => "the credential has run out; enrol again".into(),
             Self::Revoked { .. } => "the credential was revoked; enrol again".into(),
+            Self::NotActive { lifecycle: Lifecycle::Pending, .. } => {
+                "this device is pending: it may come in when somebody has approved it at the gateway".into()
+            }
             Self::NotActive { lifecycle, .. } => format!("this device is {lifecycle:?}").to_lowercase(),
             Self::ClientId { device, .. } => {
                 format!("the client id must be \"{device}\", or begin with \"{device}/\", or be empty")

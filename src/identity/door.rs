@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock,
-    model::{device::Lifecycle, ids::DeviceId, time::Millis},
+    model::{ids::DeviceId, time::Millis},
     store::credentials::{CredentialKind, StoredCredential},
 };
 
@@ -149,9 +149,8 @@ impl Identity {
         if !own_client_id(&device, login.client_id) && !self.free_client_id(login.client_id).await? {
             return Err(LoginRefused::ClientId { device, client_id: login.client_id.to_owned() });
         }
-        // A device that the registry has not met is one for which a person made a credential: welcome.
         let known = self.inner.store.device(&device).await.map_err(unavailable)?;
-        let lifecycle = known.as_ref().map_or(Lifecycle::Active, |device| device.lifecycle);
+        let lifecycle = known.as_ref().map_or_else(|| self.newcomers(), |device| device.lifecycle);
         if !lifecycle.may_talk() {
             return Err(LoginRefused::NotActive { device, lifecycle });
         }

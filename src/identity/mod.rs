@@ -142,6 +142,8 @@ struct Inner {
     tls: tls::Swap,
     shown: Mutex<tend::Shown>,
     desk: login::Desk,
+    /// What a device becomes that the registry has not met.
+    newcomers: Mutex<Lifecycle>,
 }
 
 impl Identity {
@@ -176,6 +178,7 @@ impl Identity {
             changed: broadcast::channel(CHANGES).0,
             renewals: Mutex::default(),
             desk,
+            newcomers: Mutex::new(Lifecycle::Active),
         };
         Ok(Identity { inner: Arc::new(inner) })
     }
@@ -196,6 +199,15 @@ impl Identity {
             self.revoke_all(device, "decommissioned", "registry").await?;
         }
         Ok(())
+    }
+
+    /// What a device becomes that the registry has not met: one that waits for approval is not let in before it has it.
+    pub fn admit_newcomers_as(&self, lifecycle: Lifecycle) {
+        *self.inner.newcomers.lock().unwrap_or_else(|e| e.into_inner()) = lifecycle;
+    }
+
+    fn newcomers(&self) -> Lifecycle {
+        *self.inner.newcomers.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The listeners' TLS.

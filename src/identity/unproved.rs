@@ -4,7 +4,10 @@ use super::{
     Identity,
     child::{Login, LoginRefused},
 };
-use crate::model::{device::Protocol, ids::DeviceId};
+use crate::model::{
+    device::{Lifecycle, Protocol},
+    ids::DeviceId,
+};
 
 impl Identity {
     /// May a client without credentials come in as `device`? Whoever refuses it tells it why; the trace is left here.
@@ -20,12 +23,13 @@ impl Identity {
     pub async fn unproved_stands(&self, device: &DeviceId, client_id: &str) -> Result<(), LoginRefused> {
         let owner = client_id.split('/').next().and_then(|owner| DeviceId::new(owner).ok());
         if let Some(owner) = owner.filter(|owner| owner != device) {
-            self.needs_no_proof(&owner).await?;
+            // Nobody comes in as the owner: an unknown one has nothing to wait for.
+            self.needs_no_proof(&owner, Lifecycle::Active).await?;
         }
-        self.needs_no_proof(device).await
+        self.needs_no_proof(device, self.newcomers()).await
     }
 
-    async fn needs_no_proof(&self, device: &DeviceId) -> Result<(), LoginRefused> {
+    async fn needs_no_proof(&self, device: &DeviceId, newcomer: Lifecycle) -> Result<(), LoginRefused> {
         // Also where none of them counts any more: a revoked one must not open the door to everybody.
         if self.table().knows(device) {
             return Err(LoginRefused::Unproved { device: device.clone() });
@@ -37,10 +41,10 @@ impl Identity {
         let known = self.inner.store.device(device).await;
         match known.map_err(|error| LoginRefused::Unavailable(error.to_string()))? {
             Some(known) if known.protocol != Protocol::Mqtt => Err(no_client(known.protocol)),
-            Some(known) if !known.lifecycle.may_talk() => {
-                Err(LoginRefused::NotActive { device: device.clone(), lifecycle: known.lifecycle })
-            }
-            _ => Ok(()),
+            known => match known.map_or(newcomer, |known| known.lifecycle) {
+                lifecycle if lifecycle.may_talk() => Ok(()),
+                lifecycle => Err(LoginRefused::NotActive { device: device.clone(), lifecycle }),
+            },
         }
     }
 }

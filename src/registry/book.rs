@@ -156,6 +156,12 @@ impl Book {
         });
     }
 
+    /// Turned away at the door until it is approved: it was not heard, but somebody has to see that it is there.
+    pub fn waiting(&mut self, id: &DeviceId, protocol: Protocol, now: Now) {
+        let admit = self.settings.admit;
+        self.entry(id, protocol, "", admit, now);
+    }
+
     /// Met on a wire, known to nobody.
     pub fn found(&mut self, id: &DeviceId, protocol: Protocol, kind: &str, now: Now) {
         self.entry(id, protocol, kind, Lifecycle::Discovered, now);

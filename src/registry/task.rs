@@ -107,6 +107,7 @@ impl Task {
                 let protocol = if protocol.starts_with("coap") { Protocol::Coap } else { Protocol::Mqtt };
                 self.book.connected(&device, protocol, at, now);
             }
+            ChildEvent::Waiting { device } => self.book.waiting(&device, Protocol::Mqtt, now),
             ChildEvent::Disconnected { device, reason, .. } => self.book.disconnected(&device, reason, now),
             ChildEvent::Subscribed { device, at, .. } | ChildEvent::Seen { device, at } => {
                 self.book.heard(&device, Protocol::Mqtt, at, now);

@@ -225,7 +225,7 @@ impl Keeping {
                     child.latest.grow_stale(&reason);
                 }
             }
-            ChildEvent::Seen { .. } => {}
+            ChildEvent::Seen { .. } | ChildEvent::Waiting { .. } => {}
         }
     }
 

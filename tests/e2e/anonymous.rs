@@ -22,10 +22,14 @@ struct Stand {
 }
 
 fn stand(anonymous: &str) -> Stand {
+    stand_with(anonymous, "")
+}
+
+fn stand_with(anonymous: &str, sections: &str) -> Stand {
     let port = free_port();
     let gateway = Gateway::builder()
         .toml(&format!(
-            "[broker]\ntcp = [\"127.0.0.1:{port}\"]\ntls = []\nanonymous = \"{anonymous}\"\n[web]\nenabled = false"
+            "[broker]\ntcp = [\"127.0.0.1:{port}\"]\ntls = []\nanonymous = \"{anonymous}\"\n[web]\nenabled = false\n{sections}"
         ))
         .devices("asked.toml", ASKED)
         .start();
@@ -195,4 +199,36 @@ fn a_guest_takes_no_client_id_from_its_owner_and_goes_when_guests_are_suspended(
     stand.live("anonymous", "suspended");
     assert!(sent_away(guest).contains("suspended"));
     assert!(stand.refused("somebody", None, [5, 0x87]).contains("suspended"));
+}
+
+#[test]
+fn whoever_waits_for_approval_is_not_let_in_the_first_time_either() {
+    let limits = "[broker.limits]\nanonymous_devices = 1\n[presence]\nadmit = \"pending\"\n";
+    let stand = stand_with("by_client_id", limits);
+    let token = stand.token("proved");
+    for (id, token) in [("bare", None), ("proved", Some(&*token))] {
+        for _ in ["unknown", "known"] {
+            let said = stand.refused(id, token, [5, 0x87]);
+            assert!(said.contains("pending"), "{id}: {said}");
+            stand.known(id, "mqtt");
+        }
+        let row = stand.gateway.get(&format!("/v1/devices/{id}"));
+        assert_eq!((&row["lifecycle"], &row["presence"]), (&json!("pending"), &json!("never-seen")), "{row}");
+    }
+    stand.refused("third", None, [3, 0x97]);
+    let rows = stand.gateway.get("/v1/devices").to_string();
+    assert!(!rows.contains("third"), "whoever is one too many is not listed either: {rows}");
+    for (id, token) in [("bare", None), ("proved", Some(&*token))] {
+        stand.live(id, "active");
+        stand.admitted(id, token);
+    }
+}
+
+#[test]
+fn a_guest_waits_for_approval_of_all_guests() {
+    let stand = stand_with("guest", "[presence]\nadmit = \"pending\"\n");
+    assert!(stand.refused("somebody", None, [5, 0x87]).contains("pending"));
+    stand.known("anonymous", "mqtt");
+    stand.live("anonymous", "active");
+    stand.admitted("somebody", None);
 }
