@@ -234,26 +234,19 @@ impl Broker {
         status::connections(&self.hub)
     }
 
-    /// Sends every connection of `device` away (0x98). Its sessions stay.
-    pub fn kick(&self, device: &DeviceId, reason: &str) {
-        for session in self.hub.all_sessions() {
-            if session.device == *device {
-                session.kick(reason::ADMINISTRATIVE, reason);
-            }
-        }
-    }
-
-    /// Sends every connection of `device` away and ends its sessions with all that waits in them: for a device that
-    /// is decommissioned.
+    /// Sends every connection of `device` away, ends its sessions with all that waits in them, and gives its place to
+    /// others: for a device that is decommissioned, so that it cannot come back meanwhile.
     pub async fn forget(&self, device: &DeviceId) {
-        self.kick(device, "this device was removed");
-        for session in self.hub.all_sessions() {
-            if session.device == *device {
-                let _gate = session.gate.lock().await;
-                self.hub.end_session(&session).await;
-            }
+        let sessions = || self.hub.all_sessions().into_iter().filter(|session| session.device == *device);
+        for session in sessions() {
+            session.kick(reason::NOT_AUTHORIZED, "this device is decommissioned");
+        }
+        for session in sessions() {
+            let _gate = session.gate.lock().await;
+            self.hub.end_session(&session).await;
         }
         self.hub.past().forget(device);
+        self.hub.newcomers.forget(device);
     }
 
     /// Sends every client away that may not go on: for when the configuration gave names to other devices.

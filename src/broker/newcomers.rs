@@ -69,6 +69,11 @@ impl Newcomers {
         Err(Fault::new(reason::QUOTA, text))
     }
 
+    /// `device` was decommissioned: its place is free.
+    pub fn forget(&self, device: &DeviceId) {
+        self.inside().devices.remove(device);
+    }
+
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -16,7 +16,7 @@ use crate::{
     model::{
         alarm::Alarm,
         command::{Door, Lock, Refusal, RefusalCode},
-        device::Device,
+        device::{Device, Lifecycle},
         drift::Compliance,
         event::Severity,
         ids::DeviceId,
@@ -65,12 +65,7 @@ pub async fn answer(rooms: Rooms, config: ConfigStatus, question: Question) {
         Question::Connections(reply) => drop(reply.send(Ok(rooms.broker.status()))),
         Question::Buses(reply) => drop(reply.send(Ok(statuses(&rooms.buses)))),
         Question::SetLifecycle { device, lifecycle, door, reply } => {
-            let done = rooms.registry.set_lifecycle(&device, lifecycle, door).await;
-            let done = match done {
-                Ok(_) => rooms.identity.lifecycle_changed(&device, lifecycle).await.map_err(Refusal::from),
-                Err(refusal) => Err(refusal),
-            };
-            drop(reply.send(done));
+            drop(reply.send(rooms.set_lifecycle(&device, lifecycle, door).await));
         }
         Question::SetLock { device, name, lock, door, reply } => {
             drop(reply.send(rooms.lock(device, name, lock, door).await));
@@ -119,6 +114,16 @@ impl Rooms {
     /// How many of `all` devices are what they should be.
     pub(super) fn compliance(&self, all: &[Device]) -> Compliance {
         self.drift.compliance(all.iter().filter(|device| drift::takes_part(device)).count())
+    }
+
+    /// The registry has it on disk before anybody is sent away.
+    async fn set_lifecycle(&self, device: &DeviceId, lifecycle: Lifecycle, door: Door) -> Result<(), Refusal> {
+        self.registry.set_lifecycle(device, lifecycle, door).await?;
+        let told = self.identity.lifecycle_changed(device, lifecycle).await;
+        if lifecycle == Lifecycle::Decommissioned {
+            self.broker.forget(device).await;
+        }
+        told.map_err(Refusal::from)
     }
 
     async fn lock(&self, device: DeviceId, name: String, lock: Option<Lock>, door: Door) -> Result<(), Refusal> {

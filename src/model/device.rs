@@ -34,7 +34,7 @@ pub enum Lifecycle {
 
 impl Lifecycle {
     /// Whether a person or a rule may move a device from here to `next`. Nothing leads out of `Decommissioned`: its
-    /// tombstone is removed as a whole, and the id then begins a new life.
+    /// tombstone stays, so that whoever still has its keys or its name cannot come back.
     pub fn may_become(self, next: Lifecycle) -> bool {
         use Lifecycle::{Active, Decommissioned, Discovered, Maintenance, Pending, Quarantined, Suspended};
         match (self, next) {

@@ -59,10 +59,6 @@ impl Book {
         self.entries.get(id)
     }
 
-    pub fn forget(&mut self, id: &DeviceId) {
-        self.reshaped |= self.entries.remove(id).is_some();
-    }
-
     /// How often silence should be looked at, so that the shortest interval is judged in time.
     pub fn beat(&self) -> Duration {
         let intervals = self.entries.values().filter_map(|e| e.interval).chain(self.settings.interval);

@@ -63,7 +63,6 @@ enum Request {
     Sync(Vec<Configured>, Option<Settings>, oneshot::Sender<()>),
     Live(DeviceId, Lifecycle, Door, oneshot::Sender<Result<Device, Refusal>>),
     Label(DeviceId, Vec<String>, Vec<String>, oneshot::Sender<Result<Device, Refusal>>),
-    Forget(DeviceId, oneshot::Sender<Result<(), Refusal>>),
     Seen(DeviceId),
 }
 
@@ -108,11 +107,6 @@ impl Registry {
     /// Tags and groups of a device that the configuration does not name (there they would be overwritten).
     pub async fn set_labels(&self, id: &DeviceId, tags: Vec<String>, groups: Vec<String>) -> Result<Device, Refusal> {
         self.ask(|reply| Request::Label(id.clone(), tags, groups, reply)).await.unwrap_or_else(|| Err(gone()))
-    }
-
-    /// Removes the tombstone of a decommissioned device; its id may then begin a new life.
-    pub async fn forget(&self, id: &DeviceId) -> Result<(), Refusal> {
-        self.ask(|reply| Request::Forget(id.clone(), reply)).await.unwrap_or_else(|| Err(gone()))
     }
 
     /// A sign of life from a place that has no [`crate::bus::Signs`] at hand.

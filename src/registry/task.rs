@@ -143,10 +143,6 @@ impl Task {
                 let answer = self.set_labels(&id, tags, groups).await;
                 let _ = reply.send(answer);
             }
-            Request::Forget(id, reply) => {
-                let answer = self.forget(&id).await;
-                let _ = reply.send(answer);
-            }
             Request::Seen(id) => self.book.heard(&id, Protocol::Mqtt, clock::now(), self.now()),
             Request::Sync(configured, settings, reply) => {
                 self.book.sync(configured, settings, self.now());
@@ -179,18 +175,6 @@ impl Task {
         }
         self.book.label(id, tags, groups, self.now());
         self.finish(id).await
-    }
-
-    async fn forget(&mut self, id: &DeviceId) -> Result<(), Refusal> {
-        let entry = self.book.get(id).ok_or_else(|| unknown(id))?;
-        if entry.device.lifecycle != Lifecycle::Decommissioned {
-            let text = format!("{id} is not decommissioned; do that first, then forget it");
-            return Err(Refusal::new(RefusalCode::OutOfRange, text));
-        }
-        self.store.forget_device(id).await.map_err(|e| refused(&e))?;
-        self.book.forget(id);
-        self.reshape();
-        Ok(())
     }
 
     /// Writes; where the disk refuses, the change stands in memory, is tried again, and its sender is told so.

@@ -147,11 +147,11 @@ async fn the_gateway_speaks_and_is_told_who_comes_listens_and_goes() {
     stand.local.send(LocalMessage::new("devices/child/delta", "{\"a\":1}")).await.expect("sent");
     let got = child.receive().await;
     assert_eq!((got.payload.as_str(), got.qos, got.retain), ("{\"a\":1}", 1, false));
-    stand.broker.kick(&DeviceId::new("child").expect("id"), "moved");
-    child.ended(0x98, "kicked").await;
+    stand.broker.forget(&DeviceId::new("child").expect("id")).await;
+    child.ended(0x87, "decommissioned").await;
     loop {
         match stand.events.recv().await.expect("an event") {
-            ChildEvent::Disconnected { reason, .. } => break assert_eq!(reason, "moved"),
+            ChildEvent::Disconnected { reason, .. } => break assert_eq!(reason, "this device is decommissioned"),
             ChildEvent::Seen { .. } => {}
             other => panic!("{other:?}"),
         }

@@ -53,9 +53,13 @@ fn read(stream: &mut TcpStream) -> (u8, Vec<u8>) {
 impl Stand {
     /// Connects with the user name `id` where there is a token; the code of the CONNACK and its sentence.
     fn knock(&self, version: u8, id: &str, token: Option<&str>) -> (u8, String, TcpStream) {
+        self.connect(version, id, token, true)
+    }
+
+    fn connect(&self, version: u8, id: &str, token: Option<&str>, clean: bool) -> (u8, String, TcpStream) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connected");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
-        let flags = if token.is_some() { 0xC2 } else { 2 };
+        let flags = if token.is_some() { 0xC0 } else { 0 } | if clean { 2 } else { 0 };
         let mut body =
             [text("MQTT"), vec![version, flags, 0, 0], vec![0; usize::from(version == 5)], text(id)].concat();
         if let Some(token) = token {
@@ -231,4 +235,20 @@ fn a_guest_waits_for_approval_of_all_guests() {
     stand.known("anonymous", "mqtt");
     stand.live("anonymous", "active");
     stand.admitted("somebody", None);
+}
+
+#[test]
+fn a_decommissioned_device_leaves_nothing_in_the_broker() {
+    let stand = stand_with("by_client_id", "[broker.limits]\nanonymous_devices = 1\n");
+    let (code, _, mut early) = stand.connect(4, "early", None, false);
+    assert_eq!(code, 0);
+    stand.known("early", "mqtt");
+    stand.refused("late", None, [3, 0x97]);
+    stand.live("early", "decommissioned");
+    assert_eq!(early.read(&mut [0]).expect("closed"), 0, "3.1.1 has no words for it");
+    let sessions = stand.gateway.get("/v1/connections").to_string();
+    assert!(!sessions.contains("early"), "its session ended with it: {sessions}");
+    stand.admitted("late", None);
+    stand.refused("later", None, [3, 0x97]);
+    assert!(stand.refused("early", None, [5, 0x87]).contains("decommissioned"));
 }

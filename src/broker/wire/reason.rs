@@ -37,7 +37,6 @@ pub const RECEIVE_MAXIMUM: u8 = 0x93;
 pub const ALIAS_INVALID: u8 = 0x94;
 pub const TOO_LARGE: u8 = 0x95;
 pub const QUOTA: u8 = 0x97;
-pub const ADMINISTRATIVE: u8 = 0x98;
 pub const PAYLOAD_INVALID: u8 = 0x99;
 
 /// The CONNACK return code of 3.1.1 (table 3.1) for a refusal; `None` where 3.1.1 just closes.
@@ -47,7 +46,7 @@ pub fn connack_v4(code: u8) -> Option<u8> {
         CLIENT_ID => Some(2),
         UNAVAILABLE | BUSY | QUOTA | SHUTTING_DOWN => Some(3),
         BAD_LOGIN => Some(4),
-        NOT_AUTHORIZED | AUTH_METHOD | ADMINISTRATIVE => Some(5),
+        NOT_AUTHORIZED | AUTH_METHOD => Some(5),
         _ => None,
     }
 }
