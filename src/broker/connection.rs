@@ -6,7 +6,9 @@
 //!                                          a session's queue ─────────────────────────────────────────▶ output
 //! ```
 //!
-//! Acks leave in the order in which the messages came (MQTT 5, 4.6).
+//! Acks leave in the order in which the messages came (MQTT 5, 4.6): `owed` holds them back until then.
+
+mod owed;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,7 +22,6 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::oneshot::error::TryRecvError,
     time::{Instant, timeout},
 };
 
@@ -120,9 +121,9 @@ pub struct Connection {
     /// Messages on their way to the keeper.
     pub(super) outbox: Vec<Inbound>,
     pub(super) committing: VecDeque<Committing>,
-    pub(super) storing: VecDeque<Storing>,
+    storing: VecDeque<Storing>,
     /// SUBACK, UNSUBACK and PUBCOMP: they wait for the broker's own store, never behind the keeper's.
-    pub(super) answering: VecDeque<Storing>,
+    answering: VecDeque<Storing>,
     /// QoS 2 packet ids from an earlier connection that are not released yet: outside the receive maximum of this one.
     pub(super) inherited: HashSet<u16>,
     /// Topics the client's aliases stand for.
@@ -334,10 +335,6 @@ impl Connection {
         self.outstanding() < OUTSTANDING && self.output.len() < 4 * HIGH_WATER
     }
 
-    fn outstanding(&self) -> usize {
-        self.committing.len() + self.storing.len() + self.answering.len()
-    }
-
     /// Orders from outside: a newer connection, or an administrator.
     fn control(&mut self) -> Result<(), Fault> {
         let control = self.attached.control.borrow_and_update();
@@ -375,47 +372,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes every answer that is there, in order.
-    pub(super) fn settle(&mut self) -> Result<(), End> {
-        while let Some(front) = self.committing.front_mut() {
-            match front.poll() {
-                Err(TryRecvError::Empty) => break,
-                outcome => {
-                    let Some(committed) = self.committing.pop_front() else { break };
-                    let storing = self.committed(committed, outcome.ok())?;
-                    self.storing.push_back(storing);
-                }
-            }
-        }
-        while let Some(front) = self.storing.front_mut() {
-            let Some(outcome) = front.poll() else { break };
-            let Some(stored) = self.storing.pop_front() else { break };
-            self.acknowledge(stored.ack, outcome)?;
-        }
-        while let Some(front) = self.answering.front_mut() {
-            let Some(outcome) = front.poll() else { break };
-            let Some(stored) = self.answering.pop_front() else { break };
-            self.acknowledge(stored.ack, outcome)?;
-        }
-        Ok(())
-    }
-
-    /// What waits for an answer when no more is read still finds its way to subscribers.
-    async fn drain(&mut self) {
-        if !self.outbox.is_empty() && self.hub.inbound.send(std::mem::take(&mut self.outbox)).await.is_err() {
-            return;
-        }
-        while self.outstanding() > 0 {
-            tokio::select! {
-                () = Committing::front(&mut self.committing) => {}
-                () = Storing::front(&mut self.storing) => {}
-                () = Storing::front(&mut self.answering) => {}
-            }
-            // an ack that may not be said any more has nobody who waits for it
-            drop(self.settle());
-        }
-    }
-
     /// Keep-alive and slow readers. When to look again.
     fn clocks(&self) -> Result<Duration, Fault> {
         let now = Instant::now();
@@ -429,26 +385,6 @@ impl Connection {
             return Err(Fault::new(reason::KEEP_ALIVE, "nothing was heard for one and a half times the keep-alive"));
         }
         Ok(LOOK.min(keep_alive - silent))
-    }
-
-    pub(super) fn later(&mut self, ack: Ack, ticket: Option<super::journal::Ticket>) {
-        if ticket.is_none() && self.committing.is_empty() && self.storing.is_empty() {
-            return self.say(ack);
-        }
-        let storing = Storing::new(ack, ticket);
-        if self.committing.is_empty() {
-            self.storing.push_back(storing);
-        } else {
-            self.committing.push_back(Committing::passing(storing));
-        }
-    }
-
-    /// An answer that no order holds back (MQTT 5, 4.6): it waits for its own ticket only.
-    pub(super) fn answer(&mut self, ack: Ack, ticket: Option<super::journal::Ticket>) {
-        if ticket.is_none() && self.answering.is_empty() {
-            return self.say(ack);
-        }
-        self.answering.push_back(Storing::new(ack, ticket));
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
         command::{Refusal, RefusalCode},
         topic::LocalTopic,
     },
-    store::{StoreError, sessions::SessionChange},
+    store::sessions::SessionChange,
 };
 
 impl Connection {
@@ -258,60 +258,6 @@ impl Connection {
                 Ok(Storing::new(self.refusal(&message.topic, message.qos, packet, code, &refusal), None))
             }
             None => Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into()),
-        }
-    }
-
-    fn not_stored(&mut self, packet: u16, why: &str) -> End {
-        self.session.state().incoming.remove(&packet);
-        End::Fault(Fault::new(reason::IMPLEMENTATION, format!("the message could not be stored: {why}")))
-    }
-
-    /// Says an ack whose time has come, or that it could not be stored.
-    pub(super) fn acknowledge(&mut self, ack: Ack, stored: Result<(), StoreError>) -> Result<(), End> {
-        let Err(error) = stored else {
-            self.say(ack);
-            return Ok(());
-        };
-        match ack {
-            Ack::Publish { packet, .. } if self.terms.version == Version::V4 => {
-                return Err(self.not_stored(packet, &error.to_string()));
-            }
-            Ack::Publish { qos, packet, .. } => {
-                self.session.state().incoming.remove(&packet);
-                let why = Some(format!("the message could not be stored: {error}"));
-                self.say(Ack::Publish { qos, packet, code: reason::IMPLEMENTATION, why });
-            }
-            Ack::Many { kind, packet, mut codes, replay, filters } => {
-                codes.iter_mut().filter(|code| **code < 0x80).for_each(|code| *code = reason::IMPLEMENTATION);
-                self.say(Ack::Many { kind, packet, codes, replay, filters });
-            }
-            other => self.say(other),
-        }
-        Ok(())
-    }
-
-    /// Says an ack.
-    pub(super) fn say(&mut self, ack: Ack) {
-        let version = self.terms.version;
-        match ack {
-            Ack::Nothing => {}
-            Ack::Publish { qos, packet, code, why } => {
-                if qos == 1 && code != reason::PACKET_IN_USE {
-                    self.unacked = self.unacked.saturating_sub(1);
-                }
-                // fixed header, packet id, code, two lengths and an identifier
-                let fits = |why: &String| why.len().min(encode::MOST_TEXT) + 12 <= self.terms.packet_maximum;
-                let why = why.filter(|why| self.terms.problem_information && fits(why));
-                encode::ack(&mut self.output, version, 3 + qos, packet, code, why.as_deref());
-            }
-            Ack::Release { packet, code } => encode::ack(&mut self.output, version, 6, packet, code, None),
-            Ack::LetGo { packets } => self.session.state().let_go(&packets),
-            Ack::Complete { packet, code } => encode::ack(&mut self.output, version, 7, packet, code, None),
-            Ack::Many { kind, packet, codes, replay, filters } => {
-                encode::many_ack(&mut self.output, version, kind, packet, &codes);
-                self.session.state().replay.extend(replay);
-                self.subscribed(filters);
-            }
         }
     }
 
