@@ -8,6 +8,8 @@
 //!
 //! Acks leave in the order in which the messages came (MQTT 5, 4.6): `owed` holds them back until then.
 
+mod end;
+mod errors;
 mod owed;
 
 use std::{
@@ -25,10 +27,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub use self::end::End;
+use self::errors::Errors;
 use super::{
     connect::LAST_WORDS,
     hub::Hub,
-    life::{Attached, Ending},
+    life::Attached,
     outgoing::{HIGH_WATER, Writer},
     pending::{Ack, Committing, Storing},
     session::Session,
@@ -46,8 +50,6 @@ const ROOM: usize = 4 * 1024;
 const AT_ONCE: usize = 16 * 1024;
 /// Messages whose ack is outstanding before the socket is left unread.
 const OUTSTANDING: usize = 512;
-/// Errors told to a child in one second, as the contract says.
-const ERRORS: u32 = 10;
 /// How often a quiet connection looks at its clocks.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long messages that were accepted may take to be committed after their connection has gone.
@@ -65,34 +67,6 @@ pub struct Terms {
     pub may_extend: bool,
 }
 
-/// How often a child is told its errors: a flood of them is counted, not answered one by one.
-pub(super) struct Errors {
-    left: u32,
-    since: Instant,
-}
-
-impl Errors {
-    pub(super) fn allows(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
-            *self = Errors { left: ERRORS, since: now };
-        }
-        let allowed = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        allowed
-    }
-}
-
-/// How it ends.
-#[derive(Debug)]
-pub enum End {
-    /// The client said DISCONNECT; whether it wants its will said.
-    Goodbye { will: bool },
-    /// The broker sends the client away.
-    Fault(Fault),
-    /// The socket closed.
-    Gone(String),
-}
-
 /// Writes some of `output`; once it is empty, what still waits below. Bytes written.
 async fn send(socket: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> std::io::Result<usize> {
     if output.is_empty() {
@@ -101,12 +75,6 @@ async fn send(socket: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> 
     match socket.write_buf(output).await? {
         0 => Err(std::io::Error::other("the connection closed")),
         n => Ok(n),
-    }
-}
-
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
-        End::Fault(fault)
     }
 }
 
@@ -168,7 +136,7 @@ impl Connection {
             inherited,
             aliases: HashMap::new(),
             unacked: 0,
-            errors: Errors { left: ERRORS, since: now },
+            errors: Errors::new(now),
             heard: now,
             told_seen: now,
             wrote: now,
@@ -189,7 +157,7 @@ impl Connection {
             }
         };
         let (goodbye, gone) = (matches!(end, End::Goodbye { .. }), matches!(end, End::Gone(_)));
-        let (ending, last) = self.ending(end);
+        let (ending, last) = end.ending();
         let linger = last.as_ref().is_some_and(|fault| fault.code != reason::SHUTTING_DOWN);
         if goodbye {
             // what was sent before DISCONNECT is still answered: a client may have sent it all in one piece
@@ -225,17 +193,6 @@ impl Connection {
                 }
             };
             drop(timeout(LAST_WORDS, rest).await);
-        }
-    }
-
-    fn ending(&self, end: End) -> (Ending, Option<Fault>) {
-        match end {
-            End::Goodbye { will } => (Ending { graceful: !will, reason: "disconnected".into(), error: false }, None),
-            End::Gone(reason) => (Ending { graceful: false, reason, error: true }, None),
-            End::Fault(fault) => {
-                let error = fault.code != reason::TAKEN_OVER && fault.code != reason::SHUTTING_DOWN;
-                (Ending { graceful: false, reason: fault.text.to_string(), error }, Some(fault))
-            }
         }
     }
 
@@ -385,20 +342,5 @@ impl Connection {
             return Err(Fault::new(reason::KEEP_ALIVE, "nothing was heard for one and a half times the keep-alive"));
         }
         Ok(LOOK.min(keep_alive - silent))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ten_errors_a_second_are_told() {
-        let start = Instant::now();
-        let mut errors = Errors { left: ERRORS, since: start };
-        for second in [0, 1, 5] {
-            let now = start + Duration::from_secs(second);
-            assert_eq!((0..100).filter(|_| errors.allows(now)).count(), 10);
-        }
     }
 }
