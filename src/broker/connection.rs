@@ -6,7 +6,11 @@
 //!                                          a session's queue ─────────────────────────────────────────▶ output
 //! ```
 //!
-//! Acks leave in the order in which the messages came (MQTT 5, 4.6).
+//! Acks leave in the order in which the messages came (MQTT 5, 4.6): `owed` holds them back until then.
+
+mod end;
+mod errors;
+mod owed;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,14 +24,15 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::oneshot::error::TryRecvError,
     time::{Instant, timeout},
 };
 
+pub use self::end::End;
+use self::errors::Errors;
 use super::{
     connect::LAST_WORDS,
     hub::Hub,
-    life::{Attached, Ending},
+    life::Attached,
     outgoing::{HIGH_WATER, Writer},
     pending::{Ack, Committing, Storing},
     session::Session,
@@ -45,8 +50,6 @@ const ROOM: usize = 4 * 1024;
 const AT_ONCE: usize = 16 * 1024;
 /// Messages whose ack is outstanding before the socket is left unread.
 const OUTSTANDING: usize = 512;
-/// Errors told to a child in one second, as the contract says.
-const ERRORS: u32 = 10;
 /// How often a quiet connection looks at its clocks.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long messages that were accepted may take to be committed after their connection has gone.
@@ -64,34 +67,6 @@ pub struct Terms {
     pub may_extend: bool,
 }
 
-/// How often a child is told its errors: a flood of them is counted, not answered one by one.
-pub(super) struct Errors {
-    left: u32,
-    since: Instant,
-}
-
-impl Errors {
-    pub(super) fn allows(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.since) >= Duration::from_secs(1) {
-            *self = Errors { left: ERRORS, since: now };
-        }
-        let allowed = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        allowed
-    }
-}
-
-/// How it ends.
-#[derive(Debug)]
-pub enum End {
-    /// The client said DISCONNECT; whether it wants its will said.
-    Goodbye { will: bool },
-    /// The broker sends the client away.
-    Fault(Fault),
-    /// The socket closed.
-    Gone(String),
-}
-
 /// Writes some of `output`; once it is empty, what still waits below. Bytes written.
 async fn send(socket: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> std::io::Result<usize> {
     if output.is_empty() {
@@ -100,12 +75,6 @@ async fn send(socket: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> 
     match socket.write_buf(output).await? {
         0 => Err(std::io::Error::other("the connection closed")),
         n => Ok(n),
-    }
-}
-
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
-        End::Fault(fault)
     }
 }
 
@@ -120,9 +89,9 @@ pub struct Connection {
     /// Messages on their way to the keeper.
     pub(super) outbox: Vec<Inbound>,
     pub(super) committing: VecDeque<Committing>,
-    pub(super) storing: VecDeque<Storing>,
+    storing: VecDeque<Storing>,
     /// SUBACK, UNSUBACK and PUBCOMP: they wait for the broker's own store, never behind the keeper's.
-    pub(super) answering: VecDeque<Storing>,
+    answering: VecDeque<Storing>,
     /// QoS 2 packet ids from an earlier connection that are not released yet: outside the receive maximum of this one.
     pub(super) inherited: HashSet<u16>,
     /// Topics the client's aliases stand for.
@@ -167,7 +136,7 @@ impl Connection {
             inherited,
             aliases: HashMap::new(),
             unacked: 0,
-            errors: Errors { left: ERRORS, since: now },
+            errors: Errors::new(now),
             heard: now,
             told_seen: now,
             wrote: now,
@@ -188,7 +157,7 @@ impl Connection {
             }
         };
         let (goodbye, gone) = (matches!(end, End::Goodbye { .. }), matches!(end, End::Gone(_)));
-        let (ending, last) = self.ending(end);
+        let (ending, last) = end.ending();
         let linger = last.as_ref().is_some_and(|fault| fault.code != reason::SHUTTING_DOWN);
         if goodbye {
             // what was sent before DISCONNECT is still answered: a client may have sent it all in one piece
@@ -224,17 +193,6 @@ impl Connection {
                 }
             };
             drop(timeout(LAST_WORDS, rest).await);
-        }
-    }
-
-    fn ending(&self, end: End) -> (Ending, Option<Fault>) {
-        match end {
-            End::Goodbye { will } => (Ending { graceful: !will, reason: "disconnected".into(), error: false }, None),
-            End::Gone(reason) => (Ending { graceful: false, reason, error: true }, None),
-            End::Fault(fault) => {
-                let error = fault.code != reason::TAKEN_OVER && fault.code != reason::SHUTTING_DOWN;
-                (Ending { graceful: false, reason: fault.text.to_string(), error }, Some(fault))
-            }
         }
     }
 
@@ -334,10 +292,6 @@ impl Connection {
         self.outstanding() < OUTSTANDING && self.output.len() < 4 * HIGH_WATER
     }
 
-    fn outstanding(&self) -> usize {
-        self.committing.len() + self.storing.len() + self.answering.len()
-    }
-
     /// Orders from outside: a newer connection, or an administrator.
     fn control(&mut self) -> Result<(), Fault> {
         let control = self.attached.control.borrow_and_update();
@@ -375,47 +329,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes every answer that is there, in order.
-    pub(super) fn settle(&mut self) -> Result<(), End> {
-        while let Some(front) = self.committing.front_mut() {
-            match front.poll() {
-                Err(TryRecvError::Empty) => break,
-                outcome => {
-                    let Some(committed) = self.committing.pop_front() else { break };
-                    let storing = self.committed(committed, outcome.ok())?;
-                    self.storing.push_back(storing);
-                }
-            }
-        }
-        while let Some(front) = self.storing.front_mut() {
-            let Some(outcome) = front.poll() else { break };
-            let Some(stored) = self.storing.pop_front() else { break };
-            self.acknowledge(stored.ack, outcome)?;
-        }
-        while let Some(front) = self.answering.front_mut() {
-            let Some(outcome) = front.poll() else { break };
-            let Some(stored) = self.answering.pop_front() else { break };
-            self.acknowledge(stored.ack, outcome)?;
-        }
-        Ok(())
-    }
-
-    /// What waits for an answer when no more is read still finds its way to subscribers.
-    async fn drain(&mut self) {
-        if !self.outbox.is_empty() && self.hub.inbound.send(std::mem::take(&mut self.outbox)).await.is_err() {
-            return;
-        }
-        while self.outstanding() > 0 {
-            tokio::select! {
-                () = Committing::front(&mut self.committing) => {}
-                () = Storing::front(&mut self.storing) => {}
-                () = Storing::front(&mut self.answering) => {}
-            }
-            // an ack that may not be said any more has nobody who waits for it
-            drop(self.settle());
-        }
-    }
-
     /// Keep-alive and slow readers. When to look again.
     fn clocks(&self) -> Result<Duration, Fault> {
         let now = Instant::now();
@@ -429,40 +342,5 @@ impl Connection {
             return Err(Fault::new(reason::KEEP_ALIVE, "nothing was heard for one and a half times the keep-alive"));
         }
         Ok(LOOK.min(keep_alive - silent))
-    }
-
-    pub(super) fn later(&mut self, ack: Ack, ticket: Option<super::journal::Ticket>) {
-        if ticket.is_none() && self.committing.is_empty() && self.storing.is_empty() {
-            return self.say(ack);
-        }
-        let storing = Storing::new(ack, ticket);
-        if self.committing.is_empty() {
-            self.storing.push_back(storing);
-        } else {
-            self.committing.push_back(Committing::passing(storing));
-        }
-    }
-
-    /// An answer that no order holds back (MQTT 5, 4.6): it waits for its own ticket only.
-    pub(super) fn answer(&mut self, ack: Ack, ticket: Option<super::journal::Ticket>) {
-        if ticket.is_none() && self.answering.is_empty() {
-            return self.say(ack);
-        }
-        self.answering.push_back(Storing::new(ack, ticket));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ten_errors_a_second_are_told() {
-        let start = Instant::now();
-        let mut errors = Errors { left: ERRORS, since: start };
-        for second in [0, 1, 5] {
-            let now = start + Duration::from_secs(second);
-            assert_eq!((0..100).filter(|_| errors.allows(now)).count(), 10);
-        }
     }
 }

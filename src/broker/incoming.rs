@@ -1,14 +1,14 @@
-//! What a client's packets do, QoS by QoS, and what it is told when it may not.
-//!
-//! A refused publish is never silence: a v5 client gets the code in PUBACK or PUBREC; a 3.1.1 client, which would only
-//! send it again for ever, gets its plain ack and the reason on `devices/{d}/errors`. Only where the disk refuses it
-//! gets no ack and the end of its connection, and sends again later; the reason is on `errors` then as well.
+//! What a client's packets do: its publishes here, its acks in `acks`; what may not pass is answered in `refusals`.
+
+mod acks;
+mod refusals;
 
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
+use self::refusals::code_of;
 use super::{
     connection::{Connection, End},
     life::door,
@@ -24,7 +24,7 @@ use crate::{
         command::{Refusal, RefusalCode},
         topic::LocalTopic,
     },
-    store::{StoreError, sessions::SessionChange},
+    store::sessions::SessionChange,
 };
 
 impl Connection {
@@ -192,43 +192,6 @@ impl Connection {
         Ok(topic)
     }
 
-    /// Refuses what the broker itself does not take. What the keeper refuses, the keeper tells.
-    fn refuse(&mut self, topic: &str, qos: u8, packet: u16, refusal: &Refusal) {
-        self.tell(topic, refusal);
-        let ack = self.refusal(topic, qos, packet, code_of(refusal.code), refusal);
-        self.later(ack, None);
-    }
-
-    fn tell(&mut self, topic: &str, refusal: &Refusal) {
-        if self.errors.allows(Instant::now()) {
-            self.hub.tell_error(&self.session.device, topic, refusal.code, &refusal.message);
-        }
-    }
-
-    /// Counts a refusal; the ack that says it.
-    fn refusal(&mut self, topic: &str, qos: u8, packet: u16, code: u8, refusal: &Refusal) -> Ack {
-        self.hub.totals.refused_publishes.fetch_add(1, Ordering::Relaxed);
-        let first = {
-            let mut state = self.session.state();
-            state.failed(format!("{topic}: {}", refusal.message));
-            // a v5 client knows from the code that this id is free again
-            if qos == 2 && self.terms.version == Version::V5 {
-                state.incoming.remove(&packet);
-            }
-            state.count_drop(name_of(refusal.code))
-        };
-        if first {
-            tracing::warn!(client = &*self.session.client, topic, code = ?refusal.code, why = refusal.message, "a message is refused");
-        }
-        match (qos, self.terms.version) {
-            (0, _) => Ack::Nothing,
-            (_, Version::V4) => Ack::Publish { qos, packet, code: reason::SUCCESS, why: None },
-            // this code says it all
-            (_, Version::V5) if code == reason::NOT_AUTHORIZED => Ack::Publish { qos, packet, code, why: None },
-            (_, Version::V5) => Ack::Publish { qos, packet, code, why: Some(refusal.message.clone()) },
-        }
-    }
-
     /// The keeper answered: what is committed is routed, what is refused is told.
     pub(super) fn committed(
         &mut self,
@@ -260,123 +223,6 @@ impl Connection {
             None => Err(Fault::new(reason::SHUTTING_DOWN, "the gateway stops").into()),
         }
     }
-
-    fn not_stored(&mut self, packet: u16, why: &str) -> End {
-        self.session.state().incoming.remove(&packet);
-        End::Fault(Fault::new(reason::IMPLEMENTATION, format!("the message could not be stored: {why}")))
-    }
-
-    /// Says an ack whose time has come, or that it could not be stored.
-    pub(super) fn acknowledge(&mut self, ack: Ack, stored: Result<(), StoreError>) -> Result<(), End> {
-        let Err(error) = stored else {
-            self.say(ack);
-            return Ok(());
-        };
-        match ack {
-            Ack::Publish { packet, .. } if self.terms.version == Version::V4 => {
-                return Err(self.not_stored(packet, &error.to_string()));
-            }
-            Ack::Publish { qos, packet, .. } => {
-                self.session.state().incoming.remove(&packet);
-                let why = Some(format!("the message could not be stored: {error}"));
-                self.say(Ack::Publish { qos, packet, code: reason::IMPLEMENTATION, why });
-            }
-            Ack::Many { kind, packet, mut codes, replay, filters } => {
-                codes.iter_mut().filter(|code| **code < 0x80).for_each(|code| *code = reason::IMPLEMENTATION);
-                self.say(Ack::Many { kind, packet, codes, replay, filters });
-            }
-            other => self.say(other),
-        }
-        Ok(())
-    }
-
-    /// Says an ack.
-    pub(super) fn say(&mut self, ack: Ack) {
-        let version = self.terms.version;
-        match ack {
-            Ack::Nothing => {}
-            Ack::Publish { qos, packet, code, why } => {
-                if qos == 1 && code != reason::PACKET_IN_USE {
-                    self.unacked = self.unacked.saturating_sub(1);
-                }
-                // fixed header, packet id, code, two lengths and an identifier
-                let fits = |why: &String| why.len().min(encode::MOST_TEXT) + 12 <= self.terms.packet_maximum;
-                let why = why.filter(|why| self.terms.problem_information && fits(why));
-                encode::ack(&mut self.output, version, 3 + qos, packet, code, why.as_deref());
-            }
-            Ack::Release { packet, code } => encode::ack(&mut self.output, version, 6, packet, code, None),
-            Ack::LetGo { packets } => self.session.state().let_go(&packets),
-            Ack::Complete { packet, code } => encode::ack(&mut self.output, version, 7, packet, code, None),
-            Ack::Many { kind, packet, codes, replay, filters } => {
-                encode::many_ack(&mut self.output, version, kind, packet, &codes);
-                self.session.state().replay.extend(replay);
-                self.subscribed(filters);
-            }
-        }
-    }
-
-    /// An ack of the wrong kind for the message on its way under this id is a protocol error; one for no message is
-    /// late, and harmless.
-    fn fits(&mut self, packet: u16, qos: u8) -> Result<&mut Self, Fault> {
-        let state = self.session.state();
-        let fits = state.inflight.iter().all(|i| i.packet != packet || i.queued.qos == qos);
-        drop(state);
-        if fits {
-            Ok(self)
-        } else {
-            Err(Fault::new(reason::PROTOCOL_ERROR, "an ack that does not fit the message's QoS"))
-        }
-    }
-
-    /// PUBCOMP answers PUBREL, and nothing earlier.
-    fn completed(&mut self, packet: u16) -> Result<(), Fault> {
-        let early = self.session.state().inflight.iter().any(|i| i.packet == packet && !i.released);
-        if early {
-            return Err(Fault::new(reason::PROTOCOL_ERROR, "a PUBCOMP without PUBREC and PUBREL before it"));
-        }
-        self.done(packet);
-        Ok(())
-    }
-
-    /// PUBACK or PUBCOMP: one message less on its way.
-    fn done(&mut self, packet: u16) {
-        let done = self.session.state().done(packet);
-        if let Some(queued) = done.filter(|queued| queued.place != 0) {
-            let client = self.session.client.to_string();
-            self.hub.journal.note([SessionChange::Done { client, place: queued.place }]);
-        }
-    }
-
-    /// PUBREC.
-    fn received(&mut self, packet: u16, code: u8) {
-        if code >= 0x80 {
-            return self.done(packet);
-        }
-        let mut state = self.session.state();
-        let found = state.release(packet).map(|inflight| inflight.queued.place);
-        drop(state);
-        // stored before PUBREL: a message whose release was forgotten would be sent to a client that has let go of it
-        let ticket = found.filter(|place| *place != 0).map(|place| {
-            let client = self.session.client.to_string();
-            self.hub.journal.write([SessionChange::Sent { client, place, packet, released: true }])
-        });
-        let code = if found.is_some() { reason::SUCCESS } else { reason::PACKET_NOT_FOUND };
-        self.answer(Ack::Release { packet, code }, ticket);
-    }
-
-    /// PUBREL: the client forgets the id, and so does the session before it says so.
-    fn released(&mut self, packet: u16) {
-        let mut state = self.session.state();
-        let known = state.incoming.remove(&packet);
-        state.unrouted.remove(&packet);
-        self.inherited.remove(&packet);
-        let stored = known && state.persistent();
-        drop(state);
-        let client = self.session.client.to_string();
-        let ticket = stored.then(|| self.hub.journal.write([SessionChange::Released { client, packet }]));
-        let code = if known { reason::SUCCESS } else { reason::PACKET_NOT_FOUND };
-        self.answer(Ack::Complete { packet, code }, ticket);
-    }
 }
 
 /// The largest length of at most `most` bytes that ends between two characters.
@@ -386,28 +232,4 @@ fn floor(text: &str, most: usize) -> usize {
         end -= 1;
     }
     end
-}
-
-/// The reason code a v5 client sees for a refusal.
-fn code_of(code: RefusalCode) -> u8 {
-    match code {
-        RefusalCode::PayloadInvalid | RefusalCode::OutOfRange => reason::PAYLOAD_INVALID,
-        RefusalCode::TopicInvalid => reason::TOPIC_INVALID,
-        RefusalCode::NotAuthorized | RefusalCode::UnknownDevice | RefusalCode::NotWritable => reason::NOT_AUTHORIZED,
-        RefusalCode::TooLarge | RefusalCode::Busy => reason::QUOTA,
-        _ => reason::IMPLEMENTATION,
-    }
-}
-
-/// The name under which a refusal is counted.
-fn name_of(code: RefusalCode) -> &'static str {
-    match code {
-        RefusalCode::PayloadInvalid => "refused-payload-invalid",
-        RefusalCode::TopicInvalid => "refused-topic-invalid",
-        RefusalCode::NotAuthorized => "refused-not-authorized",
-        RefusalCode::StoreUnavailable => "refused-store-unavailable",
-        RefusalCode::TooLarge => "refused-too-large",
-        RefusalCode::Busy => "refused-busy",
-        _ => "refused",
-    }
 }

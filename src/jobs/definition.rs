@@ -1,19 +1,18 @@
 //! What a job order means (`docs/mqtt.md`, section 4): checked once, when it comes.
 
+mod filter;
+mod window;
+
 use std::time::Duration;
 
-use jiff::{
-    Timestamp,
-    civil::{Time, Weekday},
-    tz::TimeZone,
-};
+use jiff::Timestamp;
 use serde_json::Value as Json;
 
+pub use self::{filter::Filter, window::Window};
 use crate::{
     config::amount::parse_duration,
     model::{
         command::{Command, Refusal, RefusalCode},
-        device::{Device, Presence, Protocol},
         jobs::JobOrder,
         time::Millis,
         update::UpdateOrder,
@@ -61,25 +60,6 @@ pub struct Stage {
     pub percent: f64,
     pub soak: i64,
     pub max_error_rate: f64,
-}
-
-/// Which devices: every list that is there must match; within a list any entry does.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Filter {
-    ids: Option<Vec<String>>,
-    tags: Option<Vec<String>>,
-    groups: Option<Vec<String>>,
-    types: Option<Vec<String>>,
-    firmware: Option<Vec<String>>,
-    statuses: Option<Vec<String>>,
-}
-
-/// Hours in which work may begin, in the gateway's own time zone; one that ends before it begins spans midnight.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Window {
-    days: Vec<Weekday>,
-    from: Time,
-    to: Time,
 }
 
 impl Definition {
@@ -192,99 +172,6 @@ fn stages(json: &Json) -> Result<Vec<Stage>, Refusal> {
     Ok(stages)
 }
 
-impl Filter {
-    fn read(json: &Json) -> Result<Filter, Refusal> {
-        if !(json.is_null() || json.is_object()) {
-            return Err(wrong("deviceFilter", "a JSON object"));
-        }
-        let known = ["ids", "tags", "groups", "types", "firmwareVersion", "statuses"];
-        let keys = json.as_object().into_iter().flat_map(|map| map.keys());
-        // A filter that is not understood must not widen the set of devices.
-        if let Some(key) = keys.into_iter().find(|key| !known.contains(&key.as_str())) {
-            return Err(wrong("deviceFilter", &format!("only {}; found {key:?}", known.join(", "))));
-        }
-        let list = |key: &str| match &json[key] {
-            Json::Null => Ok(None),
-            Json::String(one) => Ok(Some(vec![one.clone()])),
-            Json::Array(many) => {
-                let texts: Option<Vec<String>> = many.iter().map(|one| one.as_str().map(str::to_owned)).collect();
-                texts.map(Some).ok_or_else(|| wrong(&format!("deviceFilter.{key}"), "a list of texts"))
-            }
-            _ => Err(wrong(&format!("deviceFilter.{key}"), "a list of texts")),
-        };
-        Ok(Filter {
-            ids: list("ids")?,
-            tags: list("tags")?,
-            groups: list("groups")?,
-            types: list("types")?,
-            firmware: list("firmwareVersion")?,
-            statuses: list("statuses")?,
-        })
-    }
-
-    pub fn matches(&self, device: &Device) -> bool {
-        let one = |wanted: &Option<Vec<String>>, has: &str| wanted.as_ref().is_none_or(|w| w.iter().any(|w| w == has));
-        let any = |wanted: &Option<Vec<String>>, has: &[String]| {
-            wanted.as_ref().is_none_or(|w| w.iter().any(|w| has.contains(w)))
-        };
-        let presence = match device.presence {
-            Presence::Online => "online",
-            Presence::Late => "late",
-            Presence::Offline => "offline",
-            Presence::NeverSeen => "never-seen",
-        };
-        let lifecycle = format!("{:?}", device.lifecycle).to_lowercase();
-        one(&self.ids, device.id.as_str())
-            && any(&self.tags, &device.tags)
-            && any(&self.groups, &device.groups)
-            && one(&self.types, &device.kind)
-            && self.firmware.as_ref().is_none_or(|w| w.iter().any(|w| Some(w) == device.firmware_version.as_ref()))
-            // The gateway is no child: it is meant only where it is named.
-            && (device.protocol != Protocol::Gateway || self.ids.is_some())
-            && self.statuses.as_ref().is_none_or(|w| w.iter().any(|w| w == presence || *w == lifecycle))
-    }
-}
-
-impl Window {
-    fn read(json: &Json) -> Result<Option<Window>, Refusal> {
-        if json.is_null() {
-            return Ok(None);
-        }
-        let clock = |key: &str| -> Result<Time, Refusal> {
-            let text = json[key].as_str().unwrap_or_default();
-            let time = text.split_once(':').and_then(|(h, m)| Time::new(h.parse().ok()?, m.parse().ok()?, 0, 0).ok());
-            time.ok_or_else(|| wrong(&format!("schedule.window.{key}"), "a time of day such as \"22:00\""))
-        };
-        let days: Option<Vec<Weekday>> = match &json["days"] {
-            Json::Null => Some(Vec::new()),
-            Json::Array(days) => days.iter().map(weekday).collect(),
-            _ => None,
-        };
-        let days = days.ok_or_else(|| wrong("schedule.window.days", "a list of mon, tue, wed, thu, fri, sat, sun"))?;
-        Ok(Some(Window { days, from: clock("from")?, to: clock("to")? }))
-    }
-
-    /// Whether work may begin at `now`. The hours after midnight belong to the day on which the window began.
-    pub fn contains(&self, now: Millis, zone: &TimeZone) -> bool {
-        let Ok(timestamp) = Timestamp::from_millisecond(now.0) else { return false };
-        let local = zone.to_datetime(timestamp);
-        let (time, today) = (local.time(), local.date().weekday());
-        let on = |day| self.days.is_empty() || self.days.contains(&day);
-        if self.from <= self.to {
-            on(today) && self.from <= time && time < self.to
-        } else {
-            (on(today) && time >= self.from) || (on(today.previous()) && time < self.to)
-        }
-    }
-}
-
-fn weekday(json: &Json) -> Option<Weekday> {
-    use Weekday::{Friday, Monday, Saturday, Sunday, Thursday, Tuesday, Wednesday};
-    let word = json.as_str()?.to_lowercase();
-    let days = [Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday];
-    days.into_iter().find(|day| word.len() >= 3 && format!("{day:?}").to_lowercase().starts_with(&word))
-}
-
 fn time(json: &Json, key: &str) -> Result<Option<Millis>, Refusal> {
     match &json[key] {
         Json::Null => Ok(None),
@@ -362,23 +249,6 @@ mod tests {
         ] {
             let refusal = read(job.clone()).expect_err("refused");
             assert!(refusal.message.contains(word), "{job}: {refusal}");
-        }
-    }
-
-    #[test]
-    fn a_window_over_midnight_belongs_to_the_day_it_began() {
-        let window = json!({"days": ["fri"], "from": "22:00", "to": "04:00"});
-        let window = Window::read(&window).expect("good").expect("some");
-        let at = |text: &str| Millis(text.parse::<Timestamp>().expect("time").as_millisecond());
-        for (time, inside) in [
-            ("2026-11-20T21:59:00Z", false),
-            ("2026-11-20T22:00:00Z", true),
-            ("2026-11-21T03:59:00Z", true),
-            ("2026-11-21T04:00:00Z", false),
-            ("2026-11-20T03:00:00Z", false),
-            ("2026-11-21T23:00:00Z", false),
-        ] {
-            assert_eq!(window.contains(at(time), &TimeZone::UTC), inside, "{time}");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A simulated MQTT child on a real connection: measures through outages, forgets nothing unacknowledged, honours its
 //! delta, does its commands, downloads its firmware.
 
+mod outbox;
+
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
@@ -15,6 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::outbox::Tag;
 use super::{
     device::{Act, Device, Say},
     download::{Means, download},
@@ -28,10 +31,6 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Readings sent and not acknowledged yet, at most.
-const WINDOW: usize = 16;
-/// Readings kept through an outage; the oldest go first, and are counted.
-const OUTBOX: usize = 100_000;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long a reboot takes.
 const REBOOT: Duration = Duration::from_secs(1);
@@ -86,13 +85,6 @@ pub fn start(child: Child, tasks: &Tasks) -> watch::Receiver<State> {
         Running::new(child, state, own).run(stop).await;
     });
     seen
-}
-
-/// What a packet in flight carries.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Tag {
-    Reading,
-    Other,
 }
 
 type Polling = Pin<Box<dyn Future<Output = (EventLoop, Result<Event, rumqttc::ConnectionError>)> + Send>>;
@@ -265,18 +257,8 @@ impl Running {
                 }
                 self.say(said);
             }
-            Ok(Event::Incoming(Packet::PubAck(ack))) => {
-                if self.flying.remove(&ack.pkid) == Some(Tag::Reading) {
-                    self.outbox.pop_front();
-                    self.sent = self.sent.saturating_sub(1);
-                    self.state.send_modify(|state| state.acknowledged += 1);
-                }
-            }
-            Ok(Event::Outgoing(Outgoing::Publish(id))) => {
-                if let Some(tag) = self.handed.pop_front() {
-                    self.flying.insert(id, tag);
-                }
-            }
+            Ok(Event::Incoming(Packet::PubAck(ack))) => self.acknowledged(ack.pkid),
+            Ok(Event::Outgoing(Outgoing::Publish(id))) => self.left(id),
             Ok(Event::Incoming(Packet::Publish(publish))) => return self.hear(&publish.topic, &publish.payload),
             Ok(_) => {}
             Err(error) => {
@@ -300,43 +282,6 @@ impl Running {
         let (said, act) = self.device.hear(topic, payload, clock::now());
         self.say(said);
         act
-    }
-
-    fn measure(&mut self) {
-        let (_, reading) = self.device.measure(clock::now());
-        if self.outbox.len() >= OUTBOX && self.outbox.remove(self.sent).is_some() {
-            self.state.send_modify(|state| state.lost += 1);
-        }
-        self.outbox.push_back(reading.to_string());
-        self.state.send_modify(|state| state.measured += 1);
-    }
-
-    /// Hands readings to the connection, as many as the window allows.
-    fn flush(&mut self) {
-        while self.connected && self.sent < WINDOW.min(self.outbox.len()) {
-            let reading = self.outbox[self.sent].clone();
-            if !self.publish("telemetry", reading, Tag::Reading) {
-                return;
-            }
-            self.sent += 1;
-        }
-    }
-
-    fn say(&mut self, said: Vec<Say>) {
-        if self.connected {
-            for Say { topic, payload } in said {
-                self.publish(&topic, payload.to_string(), Tag::Other);
-            }
-        }
-    }
-
-    fn publish(&mut self, topic: &str, payload: String, tag: Tag) -> bool {
-        let topic = format!("devices/{}/{topic}", self.child.id);
-        let handed = self.client.try_publish(topic, QoS::AtLeastOnce, false, payload).is_ok();
-        if handed {
-            self.handed.push_back(tag);
-        }
-        handed
     }
 
     fn percent(&mut self, percent: u8) {

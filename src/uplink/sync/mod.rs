@@ -6,9 +6,11 @@
 //!  session ─answers──────▶ └────────┘ ─look──▶ hands ─▶ keeper (order), store (what both agree on)
 //! ```
 //! The desk says whose turn it is ([`desk`]), a pair what to do next ([`pair`]), a look what makes both sides equal
-//! (`model::shadow::reconcile`). Everything is level-triggered: after any doubt the cloud is asked for the whole.
+//! (`model::shadow::reconcile`); the session holds a `line`. Everything is level-triggered: after any doubt the cloud is
+//! asked for the whole.
 
 pub mod desk;
+mod line;
 pub mod look;
 pub mod pair;
 #[cfg(test)]
@@ -20,8 +22,10 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{broadcast::error::RecvError, mpsc, watch};
 
+pub use self::line::Line;
 use self::{
     desk::Desk,
+    line::FromCloud,
     look::{Hands, Key},
     words::{Looked, Next, Patience, Request, Settle},
 };
@@ -45,81 +49,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const TELL: Duration = Duration::from_secs(1);
 /// Refused shadows that are named.
 const NAMED: usize = 100;
-
-/// What the session tells.
-#[derive(Debug)]
-enum FromCloud {
-    Up {
-        resumed: bool,
-    },
-    Down,
-    Message {
-        topic: String,
-        payload: bytes::Bytes,
-    },
-    /// Some messages found no room.
-    Missed,
-}
-
-/// The session's end.
-pub struct Line {
-    aws: Aws,
-    tell: mpsc::Sender<FromCloud>,
-    outgoing: mpsc::Receiver<(String, Vec<u8>)>,
-    missed: bool,
-}
-
-impl Line {
-    pub fn filters(&self, children: &[DeviceId]) -> Vec<String> {
-        self.aws.filters(children)
-    }
-
-    pub fn filters_of(&self, child: &DeviceId) -> Vec<String> {
-        self.aws.filters_of(child)
-    }
-
-    /// Answers can arrive from now on; `resumed` where the broker kept all since the last connection.
-    pub fn up(&mut self, resumed: bool) {
-        // What an earlier connection left in the queue is not for this one.
-        while self.outgoing.try_recv().is_ok() {}
-        self.pass(FromCloud::Up { resumed });
-    }
-
-    pub fn down(&mut self) {
-        self.pass(FromCloud::Down);
-    }
-
-    /// Whether a topic belongs to the shadows; never waits.
-    pub fn hear(&mut self, topic: &str, payload: &bytes::Bytes) -> bool {
-        let ours = topic.starts_with(crate::model::topic::THINGS_ROOT);
-        if ours {
-            self.pass(FromCloud::Message { topic: topic.to_owned(), payload: payload.clone() });
-        }
-        ours
-    }
-
-    /// The next request for the cloud.
-    pub async fn outgoing(&mut self) -> (String, Vec<u8>) {
-        match self.outgoing.recv().await {
-            Some(request) => request,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Says that something was missed, as soon as there is room to say it.
-    pub fn tick(&mut self) {
-        if self.missed {
-            self.missed = self.tell.try_send(FromCloud::Missed).is_err();
-        }
-    }
-
-    fn pass(&mut self, what: FromCloud) {
-        self.tick();
-        if self.tell.try_send(what).is_err() {
-            self.missed = true;
-        }
-    }
-}
 
 /// What the sync needs of its surroundings.
 pub struct Surroundings {
@@ -165,7 +94,7 @@ pub fn start(config: &ShadowSync, around: Surroundings) -> (Line, watch::Receive
     };
     let (events, tasks) = (around.events, around.tasks.clone());
     around.tasks.spawn("shadow sync", sync.run(heard, events, around.children, tasks));
-    (Line { aws, tell, outgoing, missed: false }, watch)
+    (Line::new(aws, tell, outgoing), watch)
 }
 
 enum Job {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::drivers::coap::wire::code;
+use coap_lite::CoapOption;
 use proptest::prelude::*;
 
 fn peer() -> SocketAddr {
