@@ -12,7 +12,7 @@ use headgate::{
     drivers::modbus::simulate::{Modbus, Unit, faults::Fault},
     tasks::Tasks,
 };
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::time::{sleep, timeout};
 
 use crate::support::{PATIENCE, Rig, bus, id, loopback, rtu_bus, tcp_bus};
@@ -267,15 +267,37 @@ async fn a_serial_line_is_never_spoken_on_before_its_silence_and_carries_values_
         rig.reading("u1").await;
         let (progress, mut frames) = tokio::sync::mpsc::channel(10_000);
         rig.tool_with(json!({ "tool": "scope", "seconds": 1 }), Some(progress)).await.expect("a scope");
-        // 3.5 characters of ten bits, or 1.75 ms on fast lines.
-        let silence = if baud > 19_200 { 1.75 } else { 35_000.0 / f64::from(baud) };
         let mut requests = 0;
         while let Some(frame) = frames.recv().await {
-            if frame["dir"] == ">" && frame["gapMs"].is_number() {
-                assert!(frame["gapMs"].as_f64() >= Some(silence - 0.01), "{baud} baud: {frame}");
-                requests += 1;
-            }
+            requests += usize::from(waited(&frame, baud));
         }
         assert!(requests > 3, "{baud} baud: {requests} requests in a second");
     }
+}
+
+/// Whether this is a request after something else on the line; it must not come before the silence.
+fn waited(frame: &Json, baud: u32) -> bool {
+    // 3.5 characters of ten bits, or 1.75 ms on fast lines.
+    let silence = if baud > 19_200 { 1.75 } else { 35_000.0 / f64::from(baud) };
+    let asked = frame["dir"] == ">" && frame["gapMs"].is_number();
+    assert!(!asked || frame["gapMs"].as_f64() >= Some(silence - 0.01), "{baud} baud: {frame}");
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_serial_line_is_silent_also_after_what_came_unasked() {
+    let tasks = Tasks::new();
+    let simulator = Modbus::rtu_pty(&tasks, None, units(1)).expect("a simulator");
+    // Each reply comes a second time, 30 ms after the first.
+    simulator.faults.set(1, Fault { doubles: 100, halves: 100, ..Fault::default() });
+    let rig = Rig::start(rtu_bus(simulator.path(), 19_200, &farm(1, "100ms")));
+    let (progress, mut frames) = tokio::sync::mpsc::channel(10_000);
+    rig.tool_with(json!({ "tool": "scope", "seconds": 2 }), Some(progress)).await.expect("a scope");
+    let (mut unasked, mut after) = (false, 0);
+    while let Some(frame) = frames.recv().await {
+        let asked = waited(&frame, 19_200);
+        after += usize::from(asked && unasked);
+        unasked = frame["text"].as_str().is_some_and(|text| text.starts_with("[unasked]"));
+    }
+    assert!(after > 0, "nothing came unasked");
 }

@@ -127,9 +127,16 @@ impl Wire {
             }
             return self.answer(ahead.transaction, unit, request, ahead.sent, timeout).await;
         }
-        self.port.silence(self.gap.max(gap)).await;
+        let gap = self.gap.max(gap);
+        self.port.silence(gap).await;
         self.await_owed(unit, request).await?;
-        self.settle()?;
+        // What came unasked ends with a silence as well. Bounded: an endpoint that floods is not waited for for ever.
+        for _ in 0..8 {
+            if !self.settle()? {
+                break;
+            }
+            self.port.silence(gap).await;
+        }
         let sent = self.send(unit, request, timeout).await?;
         if self.broadcast(unit) {
             sleep_until(sent + self.turnaround).await;
@@ -290,10 +297,10 @@ impl Wire {
     }
 
     /// Throws away what came unasked. On TCP whole late frames are told by their transaction, so only what cannot be
-    /// told apart is dropped.
-    fn settle(&mut self) -> Result<(), WireError> {
+    /// told apart is dropped. Whether there was something.
+    fn settle(&mut self) -> Result<bool, WireError> {
         if self.tells_apart() || !(self.unsettled || self.port.serial.is_some()) {
-            return Ok(());
+            return Ok(false);
         }
         // Bounded: an endpoint that floods is not read for ever.
         for _ in 0..64 {
@@ -302,12 +309,13 @@ impl Wire {
                 None => break,
             }
         }
-        if !self.port.incoming.is_empty() {
+        let unasked = !self.port.incoming.is_empty();
+        if unasked {
             self.strays += 1;
             self.trace_raw(0, "unasked");
             self.port.incoming.clear();
         }
-        Ok(())
+        Ok(unasked)
     }
 
     /// After damage the rest of the frame is awaited until the line is silent.
