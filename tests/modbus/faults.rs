@@ -202,6 +202,24 @@ async fn a_reply_that_comes_too_late_is_not_taken_for_the_next() {
 }
 
 #[tokio::test]
+async fn where_a_question_was_asked_twice_its_second_reply_is_not_taken_for_the_next() {
+    let tasks = Tasks::new();
+    let unit = Unit::holding(&[10, 11, 12]);
+    let simulator = Modbus::rtu_pty(&tasks, None, [(1, unit)]).expect("a simulator");
+    let rig = Rig::start(rtu_bus(simulator.path(), 19_200, ""));
+    let read = |address: u16, within: u64| {
+        rig.tool(json!({ "tool": "read", "unit": 1, "address": address, "timeoutMs": within }))
+    };
+    // It hangs for longer than a reply that was given up is awaited, and then answers what has piled up.
+    simulator.faults.set(1, Fault { delay: Duration::from_millis(2300), ..Fault::default() });
+    assert!(read(0, 1000).await.is_err());
+    simulator.faults.set(1, Fault { delay: Duration::from_millis(100), ..Fault::default() });
+    for address in 0..3 {
+        assert_eq!(read(address, 5000).await.expect("a value")["registers"], json!([10 + address]));
+    }
+}
+
+#[tokio::test]
 async fn exceptions_are_not_timeouts_and_leave_the_connection_alone() {
     let tasks = Tasks::new();
     let simulator = Modbus::tcp(&tasks, loopback(), units(1)).await.expect("a simulator");

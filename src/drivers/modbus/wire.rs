@@ -64,7 +64,10 @@ struct Ahead {
 struct Owed {
     unit: u8,
     request: Request,
+    asked: Instant,
     until: Instant,
+    /// The same question was asked again, and answered by whichever of its replies came first.
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,8 @@ pub struct Wire {
     transaction: u16,
     outgoing: BytesMut,
     ahead: Vec<Ahead>,
-    owed: Option<Owed>,
+    /// One for each unit at most.
+    owed: Vec<Owed>,
     /// Something may still come that answers an earlier request.
     unsettled: bool,
     /// Frames that answered nothing that was asked.
@@ -98,7 +102,7 @@ impl Wire {
             transaction: 0,
             outgoing: BytesMut::with_capacity(512),
             ahead: Vec::new(),
-            owed: None,
+            owed: Vec::new(),
             unsettled: true,
             strays: 0,
             traced: Vec::new(),
@@ -145,16 +149,32 @@ impl Wire {
         }
         let result = self.answer(self.transaction, unit, request, sent, timeout).await;
         self.unsettled = result.is_err();
-        if matches!(result, Err(WireError::Timeout(_))) && !self.tells_apart() {
-            self.owed = Some(Owed { unit, request: request.clone(), until: Instant::now() + timeout });
+        match &result {
+            Err(WireError::Timeout(_)) if !self.tells_apart() => self.owe(unit, request, sent, timeout),
+            Ok(answer) => {
+                let recent = |owed: &Owed| !owed.answered && answer.came < owed.until + timeout;
+                if let Some(owed) = self.owed.iter_mut().find(|owed| owed.unit == unit && recent(owed)) {
+                    // A unit that hung answers what has piled up: the second reply takes no longer than the first.
+                    (owed.until, owed.answered) = (answer.came + (answer.came - owed.asked), true);
+                }
+            }
+            Err(_) => {}
         }
         result
+    }
+
+    fn owe(&mut self, unit: u8, request: &Request, asked: Instant, timeout: Duration) {
+        let now = Instant::now();
+        self.owed.retain(|owed| owed.unit != unit && owed.until > now);
+        self.owed.push(Owed { unit, request: request.clone(), asked, until: now + timeout, answered: false });
     }
 
     /// Before another question to a unit that was late: its reply to the first would pass for the reply to this one. The
     /// same question again needs no wait, whichever of its replies comes first; but then the second one is still owed.
     async fn await_owed(&mut self, unit: u8, request: &Request) -> Result<(), WireError> {
-        let Some(owed) = self.owed.take_if(|owed| owed.unit == unit && owed.request != *request) else { return Ok(()) };
+        let other = |owed: &Owed| owed.unit == unit && owed.request != *request;
+        let Some(place) = self.owed.iter().position(other) else { return Ok(()) };
+        let owed = self.owed.swap_remove(place);
         while self.port.incoming.is_empty() {
             match timeout_at(owed.until, self.port.read()).await {
                 Ok(read) => read?,
