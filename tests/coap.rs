@@ -211,8 +211,9 @@ async fn libcoaps_server_is_observed_polled_and_written() {
          [[device.resource]]\npath = \"example_data\"\nname = \"data\"\nformat = \"text\"\nwritable = true\nmode = \"poll\"\nevery = \"1h\"\n"
     );
     let mut driver = drive(device(&text));
+    // The clock is observed; its first notification may still be of the second in which it was asked for.
     let first = driver.value("time").await;
-    assert_ne!(driver.value("time").await, first, "the clock is observed");
+    while driver.value("time").await == first {}
     assert_eq!(driver.write("data", json!(42)).await, []);
     let (reply, answer) = oneshot::channel();
     let discover = ToDriver::Tool { request: json!({"tool": "discover"}), progress: None, reply };
