@@ -106,8 +106,10 @@ impl Hub {
                 continue;
             }
             // Groups may have changed since; a session's rights are those of its newest login.
-            if !created && (wanted.clean || session.groups != wanted.groups) {
-                if !wanted.clean {
+            // The look at what has expired may be late: what comes back to it must not.
+            let over = wanted.clean || session.state().is_over(clock::now());
+            if !created && (over || session.groups != wanted.groups) {
+                if !over {
                     self.regroup(&session, &wanted.groups);
                 } else {
                     self.end_session(&session).await;
@@ -312,8 +314,7 @@ impl Hub {
                     }
                     let due = state.parked.as_ref().is_some_and(|(_, at)| *at <= now);
                     let due = if due { state.parked.take() } else { None };
-                    let limit = i64::from(state.expiry).saturating_mul(1000);
-                    let over = state.away_since.is_some_and(|since| now.since(since) >= limit);
+                    let over = state.is_over(now);
                     let expires = state.live.as_ref().and_then(|live| live.principal.as_ref()).and_then(|p| p.expires);
                     (due, over, expires.is_none_or(|at| at > now))
                 };

@@ -152,6 +152,11 @@ impl State {
         self.trouble.last_error = Some((text, clock::now()));
     }
 
+    /// It has been without a connection for as long as it may be.
+    pub fn is_over(&self, now: Millis) -> bool {
+        self.away_since.is_some_and(|since| now.since(since) >= i64::from(self.expiry).saturating_mul(1000))
+    }
+
     pub fn persistent(&self) -> bool {
         self.expiry > 0
     }

@@ -86,19 +86,13 @@ async fn every_broken_packet_ends_its_own_connection_with_the_code_of_the_standa
 #[tokio::test]
 async fn what_is_no_connect_is_closed_and_what_cannot_be_is_refused_with_a_code() {
     let folder = tempfile::tempdir().expect("folder");
-    let mut config = config();
-    config.limits.connect_within = std::time::Duration::from_millis(300);
-    let stand = Stand::with(folder.path(), config, open(), None, std::sync::Arc::new(|_| Ok(()))).await;
+    let stand = Stand::start(folder.path()).await;
     for first in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x30, 3, 0, 1, b'a'], &[0xC0, 0], &[0xFF; 16]] {
         let stream = tokio::net::TcpStream::connect(stand.address()).await.expect("tcp");
         let mut client = Client { stream, v5: false, aside: Default::default() };
         client.send(first).await;
         assert_eq!(client.read().await, None, "{first:?}");
     }
-    // nothing at all, in time
-    let stream = tokio::net::TcpStream::connect(stand.address()).await.expect("tcp");
-    assert_eq!(Client { stream, v5: false, aside: Default::default() }.read().await, None);
-
     let refused = |properties: &[u8]| Connect { properties: properties.to_vec(), ..v5("x") };
     for (what, connect, code) in [
         ("receive maximum 0", refused(&[33, 0, 0]), 0x82),
@@ -119,6 +113,17 @@ async fn what_is_no_connect_is_closed_and_what_cannot_be_is_refused_with_a_code(
     let mut client = Client { stream, v5: false, aside: Default::default() };
     client.send(&old).await;
     client.expect(0x20, &[0, 1]).await;
+    stand.stop().await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_in_time_is_closed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut config = config();
+    config.limits.connect_within = std::time::Duration::from_millis(300);
+    let stand = Stand::with(folder.path(), config, open(), None, std::sync::Arc::new(|_| Ok(()))).await;
+    let stream = tokio::net::TcpStream::connect(stand.address()).await.expect("tcp");
+    assert_eq!(Client { stream, v5: false, aside: Default::default() }.read().await, None);
     stand.stop().await;
 }
 

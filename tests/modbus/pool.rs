@@ -37,9 +37,9 @@ async fn a_slow_unit_holds_up_nobody_on_the_other_connection() {
     let tasks = Tasks::new();
     let simulated = (1..=4).map(|n| (n, Unit::holding(&[u16::from(n)])));
     let simulator = Modbus::tcp(&tasks, loopback(), simulated).await.expect("a simulator");
-    let slow = Fault { delay: Duration::from_millis(300), ..Fault::default() };
-    simulator.faults.set(2, slow);
-    let bus = tcp_bus(simulator.address(), &format!("connections = 2\n{}", units()));
+    let slow = |seconds| Fault { delay: Duration::from_secs(seconds), ..Fault::default() };
+    simulator.faults.set(2, slow(1));
+    let bus = tcp_bus(simulator.address(), &format!("connections = 2\ntimeout = \"10s\"\n{}", units()));
     let buses: Vec<_> = bus.dealt().into_iter().map(Arc::new).collect();
     let (_config, wanted) = watch::channel(Arc::new(buses));
     let (readings, mut told) = mpsc::channel(100_000);
@@ -52,7 +52,7 @@ async fn a_slow_unit_holds_up_nobody_on_the_other_connection() {
 
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let listening = async {
-        while counts.get("u2") < Some(&5) {
+        while counts.get("u2") < Some(&3) {
             if let Some(FromDriver::Reading(reading)) = told.recv().await {
                 *counts.entry(reading.device.to_string()).or_default() += 1;
             }
@@ -64,12 +64,19 @@ async fn a_slow_unit_holds_up_nobody_on_the_other_connection() {
     assert_eq!(names, ["test", "test/2"]);
 
     // A write goes to the connection of its unit, ahead of polling and past whoever is slow on the other.
+    simulator.faults.set(2, slow(4));
+    let under_way = async {
+        let is_u2 = |told| matches!(told, Some(FromDriver::Reading(reading)) if reading.device == id("u2"));
+        while !is_u2(told.recv().await) {}
+    };
+    timeout(PATIENCE, under_way).await.expect("from here on it is slower still");
     let (reply, answer) = oneshot::channel();
     let values = Map::from_iter([("r".to_owned(), json!(77))]);
     let asked = Instant::now();
     inbox.send(ToDriver::Write { device: id("u3"), values, reply }).await.expect("alive");
     assert_eq!(answer.await.expect("an answer"), Ok(Vec::new()));
-    assert!(asked.elapsed() < Duration::from_millis(250), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    simulator.faults.heal();
 
     // Tools know the endpoint by one name, and each connection by its own.
     let tool = async |request: Json| {
@@ -84,6 +91,6 @@ async fn a_slow_unit_holds_up_nobody_on_the_other_connection() {
     let second = tool(json!({ "tool": "status", "bus": "test/2" })).await;
     let on_it: Vec<&Json> = second["units"].as_array().into_iter().flatten().map(|unit| &unit["unit"]).collect();
     assert_eq!(on_it, [2, 4]);
-    let found = tool(json!({ "tool": "scan", "bus": "test", "units": "3-5", "timeoutMs": 100 })).await;
+    let found = tool(json!({ "tool": "scan", "bus": "test", "units": "3-5", "timeoutMs": 1000 })).await;
     assert_eq!(found["found"].as_array().map(Vec::len), Some(2), "{found}");
 }

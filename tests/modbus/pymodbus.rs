@@ -160,7 +160,7 @@ async fn no_value_is_anothers(mut rig: Rig) {
     let started = Instant::now();
     let mut good = 0;
     while good < 150 {
-        assert!(started.elapsed() < PATIENCE * 2, "{good} values only");
+        assert!(started.elapsed() < PATIENCE * 6, "{good} values only");
         for sample in rig.reading("slave").await.samples.iter().filter(|sample| sample.quality.is_good()) {
             let number: f64 = sample.name[1..].parse().expect("a number");
             assert_eq!(sample.value.as_ref().and_then(|value| value.as_f64()), Some(number));
@@ -171,18 +171,17 @@ async fn no_value_is_anothers(mut rig: Rig) {
     assert!(status["counters"]["retries"].as_u64() > Some(5), "there was something to repeat: {status:#}");
 }
 
-fn singles() -> String {
+fn singles(timeout: &str) -> String {
     let register = |n| format!("[[device.register]]\nname = \"r{n}\"\naddress = {n}\nnever_merge = true\n");
-    let head =
-        "timeout = \"150ms\"\nretries = 3\n[[device]]\nid = \"slave\"\nunit = 5\ninterval = \"1ms\"\n".to_owned();
-    head + &(100..110).map(register).collect::<String>()
+    let device = "[[device]]\nid = \"slave\"\nunit = 5\ninterval = \"1ms\"\n";
+    format!("timeout = \"{timeout}\"\nretries = 3\n{device}") + &(100..110).map(register).collect::<String>()
 }
 
 #[tokio::test]
 async fn lost_late_and_foreign_replies_of_pymodbus_spoil_no_value() {
     let port = free_port();
     let _slave = start(&["tcp", &port.to_string(), "drop,stray,late"]);
-    no_value_is_anothers(Rig::start(tcp_bus(([127, 0, 0, 1], port).into(), &singles()))).await;
+    no_value_is_anothers(Rig::start(tcp_bus(([127, 0, 0, 1], port).into(), &singles("150ms")))).await;
 }
 
 #[tokio::test]
@@ -190,5 +189,6 @@ async fn lost_and_damaged_replies_of_pymodbus_spoil_no_value() {
     let folder = tempfile::tempdir().expect("a folder");
     let (_socat, ours, theirs) = serial_line(folder.path());
     let _slave = start(&["rtu", &theirs.display().to_string(), "115200", "drop,damage,damage"]);
-    no_value_is_anothers(Rig::start(rtu_bus(&ours, 115_200, &singles()))).await;
+    // Later than its timeout no unit may be on a line whose frames are not numbered: on a busy machine this one is.
+    no_value_is_anothers(Rig::start(rtu_bus(&ours, 115_200, &singles("2s")))).await;
 }

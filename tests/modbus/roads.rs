@@ -93,7 +93,7 @@ async fn a_scan_finds_the_speed_of_a_line_and_polling_goes_on() {
     let rest = ONE.replace("unit = 1", "unit = 3");
     let mut rig = Rig::start(rtu_bus(simulator.path(), 9600, &rest));
     let scan =
-        json!({ "tool": "scan", "units": "2-4", "timeoutMs": 60, "lines": ["9600 8N1", "19200 8N1", "38400 8N1"] });
+        json!({ "tool": "scan", "units": "2-4", "timeoutMs": 300, "lines": ["9600 8N1", "19200 8N1", "38400 8N1"] });
     let found = rig.tool(scan).await.expect("a scan");
     assert_eq!(found["found"].as_array().map(Vec::len), Some(1), "{found:#}");
     assert_eq!((&found["found"][0]["unit"], &found["found"][0]["line"]), (&json!(3), &json!("19200 8N1")));
@@ -226,7 +226,7 @@ async fn ascii_frames_on_a_terminal_are_read_and_captured() {
     let mut rig = Rig::start(bus(&(head + ONE)));
     assert_eq!(rig.sample("u", "r").await.0, Some(Value::Int(42)));
     let (progress, mut frames) = tokio::sync::mpsc::channel(1000);
-    let summary = rig.tool_with(json!({ "tool": "scope", "seconds": 0.4 }), Some(progress)).await.expect("a scope");
+    let summary = rig.tool_with(json!({ "tool": "scope", "seconds": 1 }), Some(progress)).await.expect("a scope");
     assert!(summary["frames"].as_u64() >= Some(2), "{summary}");
     let frame = frames.recv().await.expect("a frame");
     assert!(frame["text"].as_str().is_some_and(|text| text.starts_with("read holding")), "{frame}");

@@ -23,7 +23,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than anything here takes, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Rig {
     pub config: watch::Sender<Arc<Bus>>,

@@ -54,7 +54,7 @@ async fn a_tried_value_is_taken_back_though_its_asker_has_gone() {
     let tasks = Tasks::new();
     let simulator = pump(&tasks).await;
     let rig = Rig::start(tcp_bus(simulator.address(), PUMP));
-    let request = json!({ "tool": "write", "device": "pump", "name": "speed", "value": 30, "revertAfterMs": 200 });
+    let request = json!({ "tool": "write", "device": "pump", "name": "speed", "value": 30, "revertAfterMs": 1000 });
     let (reply, answer) = oneshot::channel();
     let message = headgate::bus::ToDriver::Tool { request, progress: None, reply };
     rig.inbox.send(message).await.expect("the bus is alive");
@@ -71,7 +71,7 @@ async fn what_a_scope_captured_is_a_device_that_says_the_same() {
     let mut rig = Rig::start(tcp_bus(simulator.address(), PUMP));
     rig.reading("pump").await;
     let (progress, mut frames) = mpsc::channel(10_000);
-    let request = json!({ "tool": "scope", "seconds": 0.3 });
+    let request = json!({ "tool": "scope", "seconds": 1 });
     let summary = rig.tool_with(request, Some(progress)).await.expect("a summary");
     let mut text = String::new();
     while let Some(frame) = frames.recv().await {
@@ -89,7 +89,7 @@ async fn a_tool_gets_its_turn_on_a_bus_that_is_never_idle() {
     let tasks = Tasks::new();
     let simulator = pump(&tasks).await;
     let rig = Rig::start(tcp_bus(simulator.address(), &PUMP.replace("20ms", "0ms")));
-    let scan = rig.tool(json!({ "tool": "scan", "units": "1-3", "timeoutMs": 20 }));
+    let scan = rig.tool(json!({ "tool": "scan", "units": "1-3", "timeoutMs": 500 }));
     let found: Json = timeout(PATIENCE, scan).await.expect("in time").expect("a scan");
     assert_eq!(found["found"][0]["unit"], json!(1), "{found}");
 }
@@ -102,7 +102,7 @@ async fn a_unit_that_is_silent_where_it_should_refuse_is_found_and_recognised() 
     let simulator = Modbus::tcp(&tasks, loopback(), [(2, sensor)]).await.expect("a simulator");
     simulator.faults.set(2, "mute".parse().expect("a fault"));
     let rig = Rig::start(tcp_bus(simulator.address(), ""));
-    let ask = json!({ "tool": "scan", "units": "1-3", "timeoutMs": 100, "probes": ["holding:0", "input:1"] });
+    let ask = json!({ "tool": "scan", "units": "1-3", "timeoutMs": 500, "probes": ["holding:0", "input:1"] });
     let found = rig.tool(ask).await.expect("a scan");
     assert_eq!(found["found"][0]["profiles"], json!(["xy-md02"]), "{found}");
     let nobody = rig.tool(json!({ "tool": "identify", "unit": 3, "timeoutMs": 20 })).await.expect_err("nobody");

@@ -1,8 +1,11 @@
 //! A cloud nobody here wrote: Debian's mosquitto, and `mosquitto_sub` as the witness of what arrived.
 
+#[path = "ports.rs"]
+pub mod ports;
+
 use std::{
     io::{BufRead, BufReader},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     sync::{Arc, Condvar, Mutex},
     thread,
@@ -10,6 +13,9 @@ use std::{
 };
 
 use serde_json::Value as Json;
+
+/// How long its programs may take to start on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Cloud {
     pub port: u16,
@@ -19,10 +25,6 @@ pub struct Cloud {
     config: tempfile::TempDir,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
-}
-
 impl Cloud {
     /// A broker that takes everything, and a witness that has subscribed to everything.
     pub fn start() -> Cloud {
@@ -30,7 +32,7 @@ impl Cloud {
     }
 
     pub fn start_with(more: &str) -> Cloud {
-        let port = free_port();
+        let port = ports::free_port();
         let config = tempfile::tempdir().expect("folder");
         let path = config.path().join("mosquitto.conf");
         let text = format!(
@@ -44,7 +46,7 @@ impl Cloud {
             .stderr(Stdio::null())
             .spawn()
             .expect("mosquitto is installed (apt-get install mosquitto mosquitto-clients)");
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < until, "mosquitto did not start");
             thread::sleep(Duration::from_millis(10));
@@ -53,9 +55,7 @@ impl Cloud {
         let mut cloud = Cloud { port, broker, witness: None, seen, config };
         cloud.witness = Some(cloud.watch());
         cloud.publish("witness/ready", "{}", false);
-        cloud.wait("the witness", Duration::from_secs(10), |seen| {
-            seen.iter().any(|(topic, _)| topic == "witness/ready")
-        });
+        cloud.wait("the witness", PATIENCE, |seen| seen.iter().any(|(topic, _)| topic == "witness/ready"));
         cloud
     }
 
@@ -77,7 +77,7 @@ impl Cloud {
             }
         });
         // Its subscription is known to stand when the first message comes back; retained ones make up for the time.
-        let ready = Instant::now() + Duration::from_secs(10);
+        let ready = Instant::now() + PATIENCE;
         loop {
             self.publish("witness/ready", "{}", false);
             let (seen, _) =

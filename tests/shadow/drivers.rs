@@ -162,9 +162,10 @@ async fn a_technicians_lock_holds_a_value_back_until_it_is_taken_off() {
 
 #[tokio::test]
 async fn a_desired_value_that_nobody_took_is_withdrawn_when_its_time_is_over() {
-    let settings = Settings { desired_expiry: Some(Duration::from_millis(1500)), ..Settings::default() };
+    let settings = Settings { desired_expiry: Some(Duration::from_secs(6)), ..Settings::default() };
     let mut gateway = Gateway::start_with(settings);
-    let soon = clock::now().plus(300).0;
+    // Time enough to store it and to read b back, on a busy disk as well.
+    let soon = clock::now().plus(3000).0;
     gateway
         .order("m", OrderKind::Desired(json!({"desired": {"a": 1, "b": 2}, "expiresAt": soon})))
         .await
@@ -235,7 +236,8 @@ async fn a_child_gets_its_commands_when_it_is_there_until_it_answers() {
         order
     };
     gateway.order("m", OrderKind::Command(order("c1"))).await.expect("stored");
-    let soon = Some(clock::now().plus(400));
+    // It is stored before, and runs out after the restart.
+    let soon = Some(clock::now().plus(3000));
     gateway.order("m", OrderKind::Command(Command { expires_at: soon, ..order("c2") })).await.expect("stored");
     assert_eq!(gateway.expect("devices/m/commands/blink").await, json!({"commandId": "c1", "params": {"n": 1}}));
     let mut gateway = gateway.restart().await;

@@ -248,7 +248,8 @@ async fn a_wrong_version_at_the_end_is_a_failure_and_a_deadline_ends_the_waiting
     gateway.reports("a", UpdateStatus::Completed, None, Some("1.9")).await;
     assert!(gateway.stage("a", Stage::Failed).await.error.expect("why").contains("1.9"));
     *server.status.lock().expect("lock") = Some(500);
-    let deadline = Some(headgate::clock::now().plus(1_500));
+    // Time enough to store it and to try once.
+    let deadline = Some(headgate::clock::now().plus(5_000));
     let order = UpdateOrder { deadline, ..signed(&url, b"other", "j2") };
     gateway.order("a", order).await.expect("stored");
     let failed = gateway.until("a", |u| u.order.job_id == "j2" && u.stage == Stage::Failed).await;

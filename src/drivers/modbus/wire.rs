@@ -64,7 +64,10 @@ struct Ahead {
 struct Owed {
     unit: u8,
     request: Request,
+    asked: Instant,
     until: Instant,
+    /// The same question was asked again, and answered by whichever of its replies came first.
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,8 @@ pub struct Wire {
     transaction: u16,
     outgoing: BytesMut,
     ahead: Vec<Ahead>,
-    owed: Option<Owed>,
+    /// One for each unit at most.
+    owed: Vec<Owed>,
     /// Something may still come that answers an earlier request.
     unsettled: bool,
     /// Frames that answered nothing that was asked.
@@ -98,7 +102,7 @@ impl Wire {
             transaction: 0,
             outgoing: BytesMut::with_capacity(512),
             ahead: Vec::new(),
-            owed: None,
+            owed: Vec::new(),
             unsettled: true,
             strays: 0,
             traced: Vec::new(),
@@ -127,9 +131,16 @@ impl Wire {
             }
             return self.answer(ahead.transaction, unit, request, ahead.sent, timeout).await;
         }
-        self.port.silence(self.gap.max(gap)).await;
+        let gap = self.gap.max(gap);
+        self.port.silence(gap).await;
         self.await_owed(unit, request).await?;
-        self.settle()?;
+        // What came unasked ends with a silence as well. Bounded: an endpoint that floods is not waited for for ever.
+        for _ in 0..8 {
+            if !self.settle()? {
+                break;
+            }
+            self.port.silence(gap).await;
+        }
         let sent = self.send(unit, request, timeout).await?;
         if self.broadcast(unit) {
             sleep_until(sent + self.turnaround).await;
@@ -138,16 +149,32 @@ impl Wire {
         }
         let result = self.answer(self.transaction, unit, request, sent, timeout).await;
         self.unsettled = result.is_err();
-        if matches!(result, Err(WireError::Timeout(_))) && !self.tells_apart() {
-            self.owed = Some(Owed { unit, request: request.clone(), until: Instant::now() + timeout });
+        match &result {
+            Err(WireError::Timeout(_)) if !self.tells_apart() => self.owe(unit, request, sent, timeout),
+            Ok(answer) => {
+                let recent = |owed: &Owed| !owed.answered && answer.came < owed.until + timeout;
+                if let Some(owed) = self.owed.iter_mut().find(|owed| owed.unit == unit && recent(owed)) {
+                    // A unit that hung answers what has piled up: the second reply takes no longer than the first.
+                    (owed.until, owed.answered) = (answer.came + (answer.came - owed.asked), true);
+                }
+            }
+            Err(_) => {}
         }
         result
+    }
+
+    fn owe(&mut self, unit: u8, request: &Request, asked: Instant, timeout: Duration) {
+        let now = Instant::now();
+        self.owed.retain(|owed| owed.unit != unit && owed.until > now);
+        self.owed.push(Owed { unit, request: request.clone(), asked, until: now + timeout, answered: false });
     }
 
     /// Before another question to a unit that was late: its reply to the first would pass for the reply to this one. The
     /// same question again needs no wait, whichever of its replies comes first; but then the second one is still owed.
     async fn await_owed(&mut self, unit: u8, request: &Request) -> Result<(), WireError> {
-        let Some(owed) = self.owed.take_if(|owed| owed.unit == unit && owed.request != *request) else { return Ok(()) };
+        let other = |owed: &Owed| owed.unit == unit && owed.request != *request;
+        let Some(place) = self.owed.iter().position(other) else { return Ok(()) };
+        let owed = self.owed.swap_remove(place);
         while self.port.incoming.is_empty() {
             match timeout_at(owed.until, self.port.read()).await {
                 Ok(read) => read?,
@@ -290,10 +317,10 @@ impl Wire {
     }
 
     /// Throws away what came unasked. On TCP whole late frames are told by their transaction, so only what cannot be
-    /// told apart is dropped.
-    fn settle(&mut self) -> Result<(), WireError> {
+    /// told apart is dropped. Whether there was something.
+    fn settle(&mut self) -> Result<bool, WireError> {
         if self.tells_apart() || !(self.unsettled || self.port.serial.is_some()) {
-            return Ok(());
+            return Ok(false);
         }
         // Bounded: an endpoint that floods is not read for ever.
         for _ in 0..64 {
@@ -302,12 +329,13 @@ impl Wire {
                 None => break,
             }
         }
-        if !self.port.incoming.is_empty() {
+        let unasked = !self.port.incoming.is_empty();
+        if unasked {
             self.strays += 1;
             self.trace_raw(0, "unasked");
             self.port.incoming.clear();
         }
-        Ok(())
+        Ok(unasked)
     }
 
     /// After damage the rest of the frame is awaited until the line is silent.

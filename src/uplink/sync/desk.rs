@@ -266,3 +266,28 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn one_thing_is_asked_for_at_most_20_times_in_any_second(
+            rests in prop::collection::vec(prop_oneof![9 => Just(0), 1 => 0_i64..1000], 200),
+        ) {
+            let (mut pace, mut now, mut taken) = (Pace::new(THING.0, THING.1), 0, Vec::new());
+            for rest in rests {
+                now = (now + rest).max(pace.ready().0);
+                pace.take(Millis(now));
+                taken.push(now);
+            }
+            for (index, first) in taken.iter().enumerate() {
+                let within = taken[index..].iter().take_while(|next| *next - first < 1000).count();
+                prop_assert!(within <= 20, "{within} after {first}");
+            }
+        }
+    }
+}

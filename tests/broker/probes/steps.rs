@@ -31,6 +31,8 @@ pub enum Step {
     Take(&'static str, u8, &'static str, &'static str),
     /// The same, and these bytes are somewhere in its properties.
     TakeWith(&'static str, u8, &'static str, &'static str, Vec<u8>),
+    /// The same, and fewer seconds than these are left until it expires.
+    TakeAged(&'static str, u8, &'static str, &'static str, u8),
     /// The broker ends the connection; MQTT 5 clients hear one of these codes before.
     Ends(&'static str, &'static [u8]),
     /// The same, after any number of packets that begin with this byte.
@@ -250,7 +252,7 @@ async fn step_once(
             *name
         }
         Step::Send(name, _) | Step::Trickle(name, _) | Step::Get(name, _) | Step::Like(name, _) => *name,
-        Step::Take(name, ..) | Step::TakeWith(name, ..) | Step::Ends(name, _) => *name,
+        Step::Take(name, ..) | Step::TakeWith(name, ..) | Step::TakeAged(name, ..) | Step::Ends(name, _) => *name,
         Step::EndsAfter(name, ..) | Step::Closed(name) | Step::Quiet(name) => *name,
     };
     if !clients.contains_key(name) {
@@ -298,8 +300,13 @@ async fn step_once(
             Some((first, body)) if first == wanted[0] && body.starts_with(&wanted[1..]) => Ok(()),
             other => Err(format!("something like {wanted:02x?}, not {other:02x?}")),
         },
-        Step::Take(_, first, topic, payload) => take(client, *first, topic, payload, &[]).await,
-        Step::TakeWith(_, first, topic, payload, inside) => take(client, *first, topic, payload, inside).await,
+        Step::Take(_, first, topic, payload) => take(client, *first, topic, payload, |_| true).await,
+        Step::TakeWith(_, first, topic, payload, inside) => {
+            take(client, *first, topic, payload, |has| has.windows(inside.len()).any(|window| window == inside)).await
+        }
+        Step::TakeAged(_, first, topic, payload, expiry) => {
+            take(client, *first, topic, payload, |has| (1..*expiry).any(|left| has == [2, 0, 0, 0, left])).await
+        }
         Step::Ends(_, codes) => match client.read().await {
             None if !client.speech.v5 || !strict => Ok(()),
             Some((0xE0, body)) if client.speech.v5 && codes.contains(&body[0]) => client.end().await,
@@ -325,15 +332,20 @@ async fn step_once(
     }
 }
 
-async fn take(client: &mut Client, first: u8, topic: &str, payload: &str, inside: &[u8]) -> Result<(), String> {
-    let wanted = || format!("{first:02x} {topic:?} {payload:?} with {inside:02x?}");
+async fn take(
+    client: &mut Client,
+    first: u8,
+    topic: &str,
+    payload: &str,
+    has: impl Fn(&[u8]) -> bool,
+) -> Result<(), String> {
+    let wanted = || format!("{first:02x} {topic:?} {payload:?} with its properties");
     let Some((kind, body)) = client.read().await else { return Err(format!("{}, not the end", wanted())) };
     let parts = publish(client.speech, kind, &body).filter(|_| kind >> 4 == 3);
     let Some((found, id, its_topic, properties, its_payload)) = parts else {
         return Err(format!("{}, not {kind:02x} {body:02x?}", wanted()));
     };
-    let has = inside.is_empty() || properties.windows(inside.len()).any(|window| window == inside);
-    if (found, &*its_topic, &*its_payload) != (first, topic, payload) || !has {
+    if (found, &*its_topic, &*its_payload) != (first, topic, payload) || !has(&properties) {
         return Err(format!("{}, not {found:02x} {its_topic:?} {its_payload:?} {properties:02x?}", wanted()));
     }
     match first >> 1 & 3 {
