@@ -260,7 +260,8 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     .await
     .context("the jobs cannot be read")?;
 
-    let drivers = Drivers::start(config, &keeper, &supervisor, &store, readings, &stages.drivers).await;
+    let drivers =
+        Drivers::start(config, &keeper, &supervisor, &store, readings, registry.lives(), &stages.drivers).await;
     let (coap_config, wanted) = watch::channel(Arc::new(config.coap.clone()));
     let (turned_away, turned_away_end) = mpsc::channel(WORK);
     {

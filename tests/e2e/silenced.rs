@@ -1,11 +1,13 @@
-//! Devices without a connection that may not talk: not heard at the CoAP door until they may.
+//! Devices without a connection that may not talk: not heard at the CoAP door, not asked, not written to, until they may.
 
 use serde_json::{Value as Json, json};
 
 use super::{
+    eventually,
     gateway::Gateway,
-    peers::free_udp_port,
+    peers::{ModbusSlave, coap_server, free_udp_port},
     site::{Ground, output},
+    wishes::hvac,
 };
 
 fn live(gateway: &Gateway, id: &str, lifecycle: &str) {
@@ -97,4 +99,66 @@ fn a_coap_client_waits_for_approval_from_its_first_message_on() {
     assert!(post(port, 3).contains("2.04"));
     let reading = ground.cloud.expect("devices/sensor/telemetry", |_| true);
     assert_eq!((&reading["values"]["n"], &reading["seq"]), (&json!(3), &json!(1)), "the first of all");
+}
+
+#[test]
+fn a_suspended_device_is_neither_asked_nor_written_to_until_it_is_active_again() {
+    let ground = Ground::new();
+    let (slave, port) = (ModbusSlave::start(), free_udp_port());
+    let _server = coap_server(port);
+    let clocks: String = ["clock", "hands"]
+        .map(|id| {
+            format!(
+                "[[device]]\nid = \"{id}\"\nprotocol = \"coap\"\naddress = \"127.0.0.1:{port}\"\n[[device.resource]]\n\
+                 path = \"time\"\nname = \"time\"\nformat = \"text\"\nmode = \"poll\"\nevery = \"300ms\"\n"
+            )
+        })
+        .concat();
+    let mut gateway =
+        ground.gateway("").devices("clocks.toml", &clocks).devices("hall.toml", &hvac(slave.port)).start();
+    // The other one on the same server tells the time: whoever were asked would have been, by its next values.
+    let later = || {
+        let before = ground.telemetry("clock").len();
+        eventually("three more values of clock", || (ground.telemetry("clock").len() >= before + 3).then_some(()));
+    };
+    stands(&gateway, "hands", "online", &Json::Null);
+    ground.cloud.expect("devices/hvac/state", |state| state["reported"]["setpoint"] == 10);
+    for id in ["hands", "hvac"] {
+        live(&gateway, id, "suspended");
+        stands(&gateway, id, "offline", &json!("suspended"));
+    }
+    // What was under way when they were suspended is over then.
+    later();
+    let silent = |gateway: &Gateway| {
+        let last = ["hands", "hvac"].map(|id| shown(gateway, id)["values"].clone());
+        later();
+        assert_eq!(["hands", "hvac"].map(|id| shown(gateway, id)["values"].clone()), last);
+    };
+    gateway.cli(&["device", "set", "hvac", "setpoint=22", "--wait", "0s"]);
+    silent(&gateway);
+    // Neither a start nor another configuration asks them again.
+    gateway.kill();
+    gateway.start_again();
+    silent(&gateway);
+    std::fs::write(gateway.config_folder().join("devices.d/clocks.toml"), clocks.replace("300ms", "250ms"))
+        .expect("written");
+    gateway.eventually("the new configuration", |gateway| {
+        gateway.get("/v1/config/problems")["changes"].to_string().contains("clock changed").then_some(())
+    });
+    silent(&gateway);
+    let (_, shadow) = gateway.api("GET", "/v1/devices/hvac/shadow", None);
+    assert_eq!(shadow["state"]["delta"]["setpoint"], 22, "it waits: {shadow}");
+    let before = ground.telemetry("hands").len();
+    for id in ["hands", "hvac"] {
+        live(&gateway, id, "active");
+        stands(&gateway, id, "online", &Json::Null);
+    }
+    ground.cloud.expect("devices/hvac/state", |state| state["reported"]["setpoint"] == 22);
+    eventually("hands tell the time again", || (ground.telemetry("hands").len() > before).then_some(()));
+    for id in ["hands", "hvac"] {
+        live(&gateway, id, "decommissioned");
+        stands(&gateway, id, "offline", &json!("decommissioned"));
+    }
+    later();
+    silent(&gateway);
 }
