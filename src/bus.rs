@@ -163,6 +163,7 @@ pub enum ChildEvent {
     /// Not let in, because it waits for approval: one that nobody has met is to be listed.
     Waiting {
         device: DeviceId,
+        protocol: Protocol,
     },
     /// Any other accepted packet; sent at most once a second per child.
     Seen {
@@ -187,6 +188,20 @@ impl ChildEvents {
         }
     }
 }
+
+/// Somebody whom a door turned away that does not know who children are; for the list of refusals.
+#[derive(Debug)]
+pub struct TurnedAway {
+    pub device: DeviceId,
+    pub address: SocketAddr,
+    /// A word for counting.
+    pub reason: &'static str,
+    /// What was wrong, for people.
+    pub text: String,
+}
+
+/// Held by the CoAP door, which waits for nobody here; the daemon holds the other end.
+pub type TurnedAwaySender = mpsc::Sender<TurnedAway>;
 
 /// Something the gateway says on its own broker. Messages that matter are level-triggered: they may be dropped here
 /// and are sent again from the store on connect and on subscribe.

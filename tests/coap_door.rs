@@ -3,11 +3,13 @@
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use headgate::{
-    bus::{ChildEvent, ChildEvents, FetchKind, ImagePiece, Inbound, UpdateAsk},
+    bus::{ChildEvent, ChildEvents, FetchKind, ImagePiece, Inbound, TurnedAway, UpdateAsk},
     config::{coap::Server, read::Document},
     drivers::coap::server::{ServerPorts, run_on},
     model::{
         command::{Refusal, RefusalCode},
+        device::{Lifecycle, Lives, Protocol},
+        ids::DeviceId,
         topic::ChildTopic,
     },
     tasks::Tasks,
@@ -34,6 +36,8 @@ struct Gateway {
     stored: mpsc::UnboundedReceiver<(String, ChildTopic, Json)>,
     events: mpsc::Receiver<ChildEvent>,
     image: Arc<Vec<u8>>,
+    lives: watch::Sender<Arc<Lives>>,
+    turned_away: mpsc::Receiver<TurnedAway>,
     tasks: Tasks,
 }
 
@@ -100,7 +104,10 @@ async fn gateway() -> Gateway {
     });
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("port");
     let address = socket.local_addr().expect("address");
-    let ports = ServerPorts { inbound, children: ChildEvents::new(vec![children]), fetch, updates };
+    let (lives, who) = watch::channel(Arc::new(Lives::new([].into(), Lifecycle::Active)));
+    let (turned_away_in, turned_away) = mpsc::channel(16);
+    let children = ChildEvents::new(vec![children]);
+    let ports = ServerPorts { inbound, children, fetch, updates, lives: who, turned_away: turned_away_in };
     let stop = tasks.stopping();
     tasks.spawn("door", async move {
         tokio::select! {
@@ -108,7 +115,7 @@ async fn gateway() -> Gateway {
             () = stop.cancelled() => {}
         }
     });
-    Gateway { address, stored, events, image, tasks }
+    Gateway { address, stored, events, image, lives, turned_away, tasks }
 }
 
 impl Gateway {
@@ -121,6 +128,11 @@ impl Gateway {
         command.args(["-B", "20"]).args(arguments).arg(self.url(path));
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("ran").expect("coap-client");
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    fn live(&self, known: &[(&str, Lifecycle)], newcomers: Lifecycle) {
+        let known = known.iter().map(|(id, life)| (DeviceId::new(id).expect("an id"), *life)).collect();
+        self.lives.send_replace(Arc::new(Lives::new(known, newcomers)));
     }
 
     fn took(&mut self) -> Option<(String, ChildTopic, Json)> {
@@ -190,6 +202,63 @@ async fn what_is_wrong_is_refused_with_a_reason() {
     let large = large.to_string_lossy();
     assert!(gateway.client(&["-m", "post", "-f", &large], "devices/s1/telemetry").await.contains("4.13"));
     assert_eq!(gateway.took(), None, "nothing of this was stored");
+    gateway.tasks.stop_and_wait().await;
+}
+
+#[tokio::test]
+async fn a_device_that_may_not_talk_is_told_so_until_it_may() {
+    use Lifecycle::{Active, Decommissioned, Maintenance, Pending, Quarantined, Suspended};
+    let mut gateway = gateway().await;
+    let requests: [(&[&str], &str); 5] = [
+        (&["-m", "post", "-e", "{\"n\":1}"], "telemetry"),
+        (&["-m", "put", "-e", "5"], "state"),
+        (&["-m", "get"], "delta"),
+        (&["-m", "get"], "firmware"),
+        (&["-m", "get"], "nothing"),
+    ];
+    for life in [Suspended, Quarantined, Decommissioned, Pending] {
+        gateway.live(&[("s1", life), ("s2", life)], Active);
+        for (arguments, what) in requests {
+            for path in [format!("devices/s1/{what}"), format!("devices/s2/{what}?token={TOKEN}")] {
+                let answer = gateway.client(arguments, &path).await;
+                let word = format!("this device is {life:?}").to_lowercase();
+                assert!(answer.contains("4.03") && answer.contains(&word), "{path}, {life:?}: {answer}");
+                let refused = gateway.turned_away.try_recv().expect("listed");
+                assert_eq!((refused.device.as_str(), refused.reason), (&path[8..10], "not-active"));
+                assert!(refused.text.contains(&format!("{life:?}")), "{}", refused.text);
+            }
+        }
+        // Who it is comes first: a stranger does not learn how it stands with a device.
+        let answer = gateway.client(requests[0].0, "devices/s2/telemetry?token=wrong").await;
+        assert!(answer.contains("4.01") && !answer.contains("this device"), "{answer}");
+        assert_eq!(gateway.turned_away.try_recv().expect("listed").reason, "bad-credentials");
+    }
+    assert_eq!(gateway.took(), None, "nothing of this was stored");
+    assert!(gateway.events.try_recv().is_err(), "and nobody was heard");
+    gateway.live(&[("s1", Maintenance), ("s2", Active)], Pending);
+    for path in ["devices/s1/telemetry", &format!("devices/s2/telemetry?token={TOKEN}")] {
+        let answer = gateway.client(requests[0].0, path).await;
+        assert!(!answer.contains("4.0"), "{answer}");
+        assert!(gateway.took().is_some(), "{path}");
+    }
+    gateway.tasks.stop_and_wait().await;
+}
+
+#[tokio::test]
+async fn whoever_waits_for_approval_is_announced_and_stored_from_the_first_message_after_it() {
+    let mut gateway = gateway().await;
+    let post: [&str; 4] = ["-m", "post", "-e", "{\"n\":1}"];
+    gateway.live(&[], Lifecycle::Pending);
+    assert!(gateway.client(&post, "devices/s1/telemetry").await.contains("4.03"), "the first");
+    let event = gateway.events.try_recv();
+    assert!(matches!(event, Ok(ChildEvent::Waiting { protocol: Protocol::Coap, .. })), "{event:?}");
+    gateway.live(&[("s1", Lifecycle::Pending)], Lifecycle::Pending);
+    assert!(gateway.client(&post, "devices/s1/telemetry").await.contains("4.03"), "the second");
+    assert!(gateway.events.try_recv().is_err(), "it is known");
+    assert_eq!(gateway.took(), None);
+    gateway.live(&[("s1", Lifecycle::Active)], Lifecycle::Pending);
+    assert!(!gateway.client(&post, "devices/s1/telemetry").await.contains("4.0"));
+    assert!(gateway.took().is_some());
     gateway.tasks.stop_and_wait().await;
 }
 

@@ -22,7 +22,11 @@ use crate::{
     clock,
     config::broker::Anonymous,
     identity::{Login, LoginRefused, Principal, shown},
-    model::{access::Who, device::Lifecycle, ids::DeviceId},
+    model::{
+        access::Who,
+        device::{Lifecycle, Protocol},
+        ids::DeviceId,
+    },
 };
 
 /// How long a login may take once it was asked for.
@@ -320,7 +324,8 @@ async fn who(hub: &Hub, connect: &Connect, peer: &Peer) -> Result<(DeviceId, Vec
                 if nothing {
                     take_place(hub, device).await?;
                 }
-                hub.children.send(ChildEvent::Waiting { device: device.clone() }).await;
+                let waiting = ChildEvent::Waiting { device: device.clone(), protocol: Protocol::Mqtt };
+                hub.children.send(waiting).await;
             }
             Err(Refused { fault: Fault::new(code, refused.outside()), device: None, word: None })
         }

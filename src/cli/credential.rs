@@ -68,7 +68,7 @@ enum What {
         #[arg(long, default_value = "admin", value_parser = ["viewer", "technician", "admin"])]
         role: String,
     },
-    /// List who was refused at the broker's door, and why
+    /// List who was refused at the doors (MQTT, CoAP), and why
     Refused {
         /// Print as JSON
         #[arg(long)]

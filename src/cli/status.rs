@@ -273,7 +273,13 @@ fn list(out: &mut String, now: Millis, devices: &[DeviceRow], paint: &Paint) {
         };
         let seen = device.last_seen.map(|seen| span(now.since(seen).max(0) as f64 / 1000.0)).unwrap_or_default();
         let mut notes = Vec::new();
-        notes.extend(device.reason.as_deref().filter(|_| device.presence != Presence::Online).map(plain));
+        notes.extend(
+            device
+                .reason
+                .as_deref()
+                .filter(|_| device.lifecycle.may_talk() && device.presence != Presence::Online)
+                .map(plain),
+        );
         if !row.open.is_empty() {
             notes.push(format!("open: {}", plain(&row.open.join(", "))));
         }

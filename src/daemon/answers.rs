@@ -192,7 +192,7 @@ impl Rooms {
         let clients = if n == 1 { "One client was".to_owned() } else { format!("{n} clients were") };
         let often = if last.count == 1 { "once".to_owned() } else { format!("{} times", last.count) };
         let text = format!(
-            "{clients} refused at the broker in the last minutes; the latest is {who}{from}, {often}: {}",
+            "{clients} refused at the door in the last minutes; the latest is {who}{from}, {often}: {}",
             last.text
         );
         Some(Notice { urgent: false, text })

@@ -53,7 +53,7 @@ impl Built {
             self.rules.send_replace(Arc::new(new.rules.clone()));
             changes.push(format!("{} rules for alarms", new.rules.len()));
         }
-        changes.extend(self.drivers.apply(old, new).await);
+        changes.extend(self.drivers.apply(new).await);
         self.config.send_replace(Arc::new(new.clone()));
         Ok(changes)
     }

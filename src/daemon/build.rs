@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     devices::{Buses, Drivers},
+    refusals::list_refusals,
     road::Road,
     state::{self, StateFolder},
     supervise::Supervisor,
@@ -259,14 +260,22 @@ pub async fn build(config: &Config, folder: Option<PathBuf>, logs: Logs) -> anyh
     .await
     .context("the jobs cannot be read")?;
 
-    let drivers = Drivers::start(config, &keeper, &supervisor, &store, readings, &stages.drivers).await;
+    let drivers =
+        Drivers::start(config, &keeper, &supervisor, &store, readings, registry.lives(), &stages.drivers).await;
     let (coap_config, wanted) = watch::channel(Arc::new(config.coap.clone()));
+    let (turned_away, turned_away_end) = mpsc::channel(WORK);
+    {
+        let (identity, stop) = (identity.clone(), stages.work.stopping());
+        stages.work.spawn("refusals", async move { list_refusals(turned_away_end, identity, stop).await });
+    }
     {
         let ports = ServerPorts {
             inbound: inbound.clone(),
             children: children.clone(),
             fetch: fetches.clone(),
             updates: asks.clone(),
+            lives: registry.lives(),
+            turned_away,
         };
         let stop = stages.drivers.stopping();
         supervisor.restartable(&stages.drivers, "coap door", move || {

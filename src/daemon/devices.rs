@@ -1,8 +1,8 @@
 //! The drivers as the daemon holds them: one for all Modbus buses, one per CoAP child. A change of the configuration
-//! touches only the devices it names.
+//! touches only the devices it names. A device that may not talk is to its driver as if nobody had configured it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +23,7 @@ use crate::{
         self,
         modbus::{driver, plan::Learned, status::Status},
     },
-    model::ids::DeviceId,
+    model::{device::Lives, ids::DeviceId},
     store::Store,
     tasks::Tasks,
     twins::Keeper,
@@ -44,6 +44,39 @@ pub struct Drivers {
     to_modbus: ToDriverSender,
     buses: Buses,
     coap: BTreeMap<DeviceId, CoapChild>,
+    lives: watch::Receiver<Arc<Lives>>,
+    asked: Asked,
+}
+
+/// The devices that are asked, and those that are configured and not asked, because they may not talk.
+#[derive(Default)]
+struct Asked {
+    buses: Vec<Arc<Bus>>,
+    coap: Vec<Arc<coap::Device>>,
+    barred: BTreeSet<DeviceId>,
+}
+
+impl Asked {
+    fn of(config: &Config, lives: &Lives) -> Asked {
+        let barred = barred(config, lives);
+        let bus = |bus: &Arc<Bus>| {
+            let devices: Vec<_> = bus.devices.iter().filter(|device| !barred.contains(&device.id)).cloned().collect();
+            if devices.len() == bus.devices.len() { bus.clone() } else { Arc::new(Bus { devices, ..(**bus).clone() }) }
+        };
+        let buses = config.buses.iter().map(bus).collect();
+        let coap = config.coap_devices.iter().filter(|device| !barred.contains(&device.common.id)).cloned().collect();
+        Asked { buses, coap, barred }
+    }
+
+    fn units(&self) -> Vec<DeviceId> {
+        self.buses.iter().flat_map(|bus| bus.devices.iter().map(|device| device.id.clone())).collect()
+    }
+}
+
+fn barred(config: &Config, lives: &Lives) -> BTreeSet<DeviceId> {
+    let units = config.buses.iter().flat_map(|bus| &bus.devices).map(|device| &device.id);
+    let all = units.chain(config.coap_devices.iter().map(|device| &device.common.id));
+    all.filter(|id| !lives.of(id).may_talk()).cloned().collect()
 }
 
 struct CoapChild {
@@ -52,16 +85,18 @@ struct CoapChild {
 }
 
 impl Drivers {
-    /// Starts the driver of every configured device.
+    /// Starts the driver of every configured device that may talk.
     pub async fn start(
         config: &Config,
         keeper: &Keeper,
         supervisor: &Supervisor,
         store: &Store,
         readings: DriverSender,
+        mut lives: watch::Receiver<Arc<Lives>>,
         tasks: &Tasks,
     ) -> Drivers {
-        let (modbus, wanted) = watch::channel(Arc::new(config.buses.clone()));
+        let asked = Asked::of(config, &lives.borrow_and_update());
+        let (modbus, wanted) = watch::channel(Arc::new(asked.buses.clone()));
         let (to_modbus, inbox) = mpsc::channel(WORK);
         let (status, buses) = watch::channel(BTreeMap::new());
         let learned = watch::Sender::new(recall(store).await);
@@ -83,23 +118,47 @@ impl Drivers {
             to_modbus,
             buses,
             coap: BTreeMap::new(),
+            lives,
+            asked: Asked::default(),
         };
-        for device in config.buses.iter().flat_map(|bus| &bus.devices) {
-            drivers.keeper.attach(device.id.clone(), drivers.to_modbus.clone()).await;
+        for id in asked.units() {
+            drivers.keeper.attach(id, drivers.to_modbus.clone()).await;
         }
-        for device in &config.coap_devices {
+        for device in &asked.coap {
             drivers.start_coap(device.clone());
         }
+        drivers.asked = asked;
         drivers
     }
 
-    /// Goes from `old` to `new`; says what changed, for people.
-    pub async fn apply(&mut self, old: &Config, new: &Config) -> Vec<String> {
+    /// Resolves when a device has another place in its life.
+    pub async fn life_moved(&mut self) {
+        if self.lives.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Stops asking those that may not talk any more, and begins again with those that may.
+    pub async fn follow_lives(&mut self, config: &Config) {
+        let barred = barred(config, &self.lives.borrow_and_update());
+        if barred == self.asked.barred {
+            return;
+        }
+        for device in barred.difference(&self.asked.barred) {
+            tracing::info!(%device, "may not talk: not asked any more");
+        }
+        for device in self.asked.barred.difference(&barred) {
+            tracing::info!(%device, "may talk again: asked from now on");
+        }
+        self.apply(config).await;
+    }
+
+    /// Goes to `config`; says what changed, for people.
+    pub async fn apply(&mut self, config: &Config) -> Vec<String> {
         let mut told = Vec::new();
-        let units = |config: &Config| -> Vec<DeviceId> {
-            config.buses.iter().flat_map(|bus| bus.devices.iter().map(|device| device.id.clone())).collect()
-        };
-        let ids = Changes::between(&units(old), &units(new), ToString::to_string);
+        let new = Asked::of(config, &self.lives.borrow_and_update());
+        let old = std::mem::take(&mut self.asked);
+        let ids = Changes::between(&old.units(), &new.units(), ToString::to_string);
         for id in ids.removed.iter().filter_map(|id| DeviceId::new(id).ok()) {
             self.keeper.detach(id).await;
         }
@@ -110,7 +169,7 @@ impl Drivers {
             self.modbus.send_replace(Arc::new(new.buses.clone()));
             told.push("Modbus buses follow the new configuration".to_owned());
         }
-        let coap = Changes::between(&old.coap_devices, &new.coap_devices, |device| device.common.id.to_string());
+        let coap = Changes::between(&old.coap, &new.coap, |device| device.common.id.to_string());
         for id in coap.removed.iter().filter_map(|id| DeviceId::new(id).ok()) {
             if let Some(child) = self.coap.remove(&id) {
                 child.tasks.stop_and_wait().await;
@@ -128,6 +187,7 @@ impl Drivers {
             told.push(format!("{} is asked from now on", device.common.id));
             self.start_coap(device);
         }
+        self.asked = new;
         told
     }
 

@@ -24,6 +24,7 @@ use crate::{config::Config, logging::Logs};
 pub use build::Rooms;
 pub use run::{Daemon, run};
 
+mod refusals;
 mod road;
 mod run;
 

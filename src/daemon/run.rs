@@ -107,6 +107,7 @@ impl Daemon {
                     tracing::info!(?trigger, "loading the configuration again");
                     self.reload().await;
                 }
+                () = self.built.drivers.life_moved() => self.built.drivers.follow_lives(&self.start.config).await,
                 Some(restart) = self.built.restarts.recv() => {
                     self.restart(restart);
                     return Ok(());

@@ -1,6 +1,6 @@
 //! What a device is: protocol, place in its life, presence.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,28 @@ impl Lifecycle {
 
     pub fn may_talk(self) -> bool {
         matches!(self, Lifecycle::Active | Lifecycle::Maintenance)
+    }
+}
+
+/// Where every device stands in its life: for whoever asks with each message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lives {
+    known: HashMap<DeviceId, Lifecycle>,
+    newcomers: Lifecycle,
+}
+
+impl Lives {
+    /// `newcomers` is what a device becomes that nobody has met.
+    pub fn new(known: HashMap<DeviceId, Lifecycle>, newcomers: Lifecycle) -> Self {
+        Self { known, newcomers }
+    }
+
+    pub fn of(&self, device: &DeviceId) -> Lifecycle {
+        self.known.get(device).copied().unwrap_or(self.newcomers)
+    }
+
+    pub fn knows(&self, device: &DeviceId) -> bool {
+        self.known.contains_key(device)
     }
 }
 

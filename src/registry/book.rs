@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::presence::Presence as Settings,
     model::{
-        device::{Device, Lifecycle, Presence, Protocol},
+        device::{Device, Lifecycle, Lives, Presence, Protocol},
         event::Event,
         ids::DeviceId,
         record::{Kind, NewRecord},
@@ -57,6 +57,11 @@ impl Book {
 
     pub fn get(&self, id: &DeviceId) -> Option<&Entry> {
         self.entries.get(id)
+    }
+
+    pub fn lives(&self) -> Lives {
+        let known = self.entries.values().map(|entry| (entry.device.id.clone(), entry.device.lifecycle));
+        Lives::new(known.collect(), self.settings.admit)
     }
 
     /// How often silence should be looked at, so that the shortest interval is judged in time.

@@ -35,8 +35,10 @@ pub struct Entry {
     pub(super) connected: Result<(), String>,
     /// The driver's view, where it has said something.
     pub(super) unreachable: Option<String>,
-    /// Last sign of life since the start.
+    /// Last sign of life since the start, or since it may talk again.
     heard: Option<Duration>,
+    /// What it became when it might talk again.
+    back: Option<Lifecycle>,
     changes: VecDeque<Duration>,
     flapping: bool,
     /// What the cloud was told last.
@@ -61,6 +63,7 @@ impl Entry {
             connected: Err("is not connected".into()),
             unreachable: None,
             heard: None,
+            back: None,
             changes: VecDeque::new(),
             flapping: false,
             told,
@@ -80,6 +83,9 @@ impl Entry {
 
     pub(super) fn live(&mut self, next: Lifecycle, by: Json, now: Now, tell: &mut Vec<Event>) {
         let before = std::mem::replace(&mut self.device.lifecycle, next);
+        if next.may_talk() && !before.may_talk() {
+            (self.heard, self.unreachable, self.back) = (None, None, Some(next));
+        }
         self.dirty = true;
         self.owe(now.at, json!({"event": "lifecycle", "from": before, "to": next, "by": by}));
         tell.push(Event::Lifecycle { device: self.device.id.clone(), lifecycle: next, at: now.at });
@@ -126,8 +132,12 @@ impl Entry {
         if self.device.protocol == Protocol::Gateway {
             return (Presence::Online, None);
         }
-        if self.device.lifecycle == Lifecycle::Decommissioned {
-            return (Presence::Offline, Some("decommissioned".into()));
+        match (self.device.lifecycle, self.device.presence) {
+            (Lifecycle::Decommissioned, _) => return (Presence::Offline, Some("decommissioned".into())),
+            (_, Presence::NeverSeen) => {}
+            (Lifecycle::Suspended, _) => return (Presence::Offline, Some("suspended".into())),
+            (Lifecycle::Quarantined, _) => return (Presence::Offline, Some("quarantined".into())),
+            _ => {}
         }
         if self.device.protocol == Protocol::Modbus && !self.configured {
             return (Presence::Offline, Some("no longer in the configuration".into()));
@@ -140,8 +150,12 @@ impl Entry {
             return match self.device.presence {
                 Presence::NeverSeen => (Presence::NeverSeen, None),
                 // The gateway was away, not the child.
-                before if now.since_start < grace => (before, self.device.reason.clone()),
-                _ => (Presence::Offline, Some("not heard since the gateway started".into())),
+                before if self.back.is_none() && now.since_start < grace => (before, self.device.reason.clone()),
+                _ => {
+                    let since = self.back.map(|life| format!("it became {life:?}").to_lowercase());
+                    let since = since.as_deref().unwrap_or("the gateway started");
+                    (Presence::Offline, Some(format!("not heard since {since}")))
+                }
             };
         };
         match (interval, offline_after) {

@@ -11,7 +11,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -21,7 +21,7 @@ use crate::{
     config::presence::Presence as Settings,
     model::{
         command::{Door, Refusal, RefusalCode},
-        device::{Device, Lifecycle, Protocol},
+        device::{Device, Lifecycle, Lives, Protocol},
         ids::DeviceId,
     },
     store::{Store, StoreError},
@@ -53,7 +53,7 @@ pub struct Ports {
 pub struct Registry {
     requests: mpsc::Sender<Request>,
     ids: watch::Receiver<Vec<DeviceId>>,
-    barred: watch::Receiver<Arc<HashSet<DeviceId>>>,
+    lives: watch::Receiver<Arc<Lives>>,
     moved: watch::Receiver<u64>,
 }
 
@@ -63,7 +63,6 @@ enum Request {
     Sync(Vec<Configured>, Option<Settings>, oneshot::Sender<()>),
     Live(DeviceId, Lifecycle, Door, oneshot::Sender<Result<Device, Refusal>>),
     Label(DeviceId, Vec<String>, Vec<String>, oneshot::Sender<Result<Device, Refusal>>),
-    Seen(DeviceId),
 }
 
 /// Reads what is on disk and starts the task.
@@ -71,9 +70,9 @@ pub async fn start(settings: Settings, ports: Ports, tasks: &Tasks) -> Result<Re
     let book = Book::new(settings, ports.store.devices().await?);
     let (requests, inbox) = mpsc::channel(64);
     let (ids_out, ids) = watch::channel(Vec::new());
-    let (barred_out, barred) = watch::channel(Arc::default());
+    let (lives_out, lives) = watch::channel(Arc::new(book.lives()));
     let (moved_out, moved) = watch::channel(0);
-    let mut task = Task::new(book, ports.store, ports.events, ids_out, barred_out, moved_out);
+    let mut task = Task::new(book, ports.store, ports.events, ids_out, lives_out, moved_out);
     let stop = tasks.stopping();
     let (children, signs) = (ports.children, ports.signs);
     tasks.spawn("registry", async move {
@@ -81,7 +80,7 @@ pub async fn start(settings: Settings, ports: Ports, tasks: &Tasks) -> Result<Re
         // Children that go because the gateway goes are not offline: only what was known before is written.
         task.write(true).await;
     });
-    Ok(Registry { requests, ids, barred, moved })
+    Ok(Registry { requests, ids, lives, moved })
 }
 
 impl Registry {
@@ -109,19 +108,14 @@ impl Registry {
         self.ask(|reply| Request::Label(id.clone(), tags, groups, reply)).await.unwrap_or_else(|| Err(gone()))
     }
 
-    /// A sign of life from a place that has no [`crate::bus::Signs`] at hand.
-    pub fn seen(&self, id: &DeviceId) {
-        let _ = self.requests.try_send(Request::Seen(id.clone()));
-    }
-
     /// Children that take part (the gateway itself is not among them): for subscriptions in the cloud.
     pub fn ids(&self) -> watch::Receiver<Vec<DeviceId>> {
         self.ids.clone()
     }
 
-    /// Children that may not talk, whatever their credentials say: for the doors.
-    pub fn barred(&self) -> watch::Receiver<Arc<HashSet<DeviceId>>> {
-        self.barred.clone()
+    /// Who may talk: for the door that asks with each message, and for those who ask devices.
+    pub fn lives(&self) -> watch::Receiver<Arc<Lives>> {
+        self.lives.clone()
     }
 
     /// Moves when a device appears or goes, or is given another place in its life or another firmware.

@@ -1,6 +1,6 @@
 //! The task that owns the book: folds in what is heard, answers the handle, writes what changed.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio::{
@@ -19,7 +19,7 @@ use crate::{
     clock,
     model::{
         command::{Door, Refusal, RefusalCode},
-        device::{Device, Lifecycle, Protocol},
+        device::{Device, Lifecycle, Lives, Protocol},
         ids::DeviceId,
     },
     store::{Store, StoreError},
@@ -35,7 +35,7 @@ pub(super) struct Task {
     store: Store,
     events: Events,
     ids: watch::Sender<Vec<DeviceId>>,
-    barred: watch::Sender<Arc<HashSet<DeviceId>>>,
+    lives: watch::Sender<Arc<Lives>>,
     moved: watch::Sender<u64>,
     began: Instant,
     seen_written: Instant,
@@ -47,11 +47,11 @@ impl Task {
         store: Store,
         events: Events,
         ids: watch::Sender<Vec<DeviceId>>,
-        barred: watch::Sender<Arc<HashSet<DeviceId>>>,
+        lives: watch::Sender<Arc<Lives>>,
         moved: watch::Sender<u64>,
     ) -> Self {
         let now = Instant::now();
-        let mut task = Self { book, store, events, ids, barred, moved, began: now, seen_written: now };
+        let mut task = Self { book, store, events, ids, lives, moved, began: now, seen_written: now };
         task.reshape();
         task
     }
@@ -107,7 +107,7 @@ impl Task {
                 let protocol = if protocol.starts_with("coap") { Protocol::Coap } else { Protocol::Mqtt };
                 self.book.connected(&device, protocol, at, now);
             }
-            ChildEvent::Waiting { device } => self.book.waiting(&device, Protocol::Mqtt, now),
+            ChildEvent::Waiting { device, protocol } => self.book.waiting(&device, protocol, now),
             ChildEvent::Disconnected { device, reason, .. } => self.book.disconnected(&device, reason, now),
             ChildEvent::Subscribed { device, at, .. } | ChildEvent::Seen { device, at } => {
                 self.book.heard(&device, Protocol::Mqtt, at, now);
@@ -143,7 +143,6 @@ impl Task {
                 let answer = self.set_labels(&id, tags, groups).await;
                 let _ = reply.send(answer);
             }
-            Request::Seen(id) => self.book.heard(&id, Protocol::Mqtt, clock::now(), self.now()),
             Request::Sync(configured, settings, reply) => {
                 self.book.sync(configured, settings, self.now());
                 self.write(false).await;
@@ -215,16 +214,15 @@ impl Task {
         let part =
             |e: &&Entry| e.device.lifecycle.may_talk() && (e.configured || e.device.protocol != Protocol::Modbus);
         let ids: Vec<DeviceId> = self.book.devices().filter(part).map(|e| e.device.id.clone()).collect();
-        let barred = self.book.devices().filter(|e| !e.device.lifecycle.may_talk()).map(|e| e.device.id.clone());
-        let barred: HashSet<DeviceId> = barred.collect();
+        let lives = self.book.lives();
         self.ids.send_if_modified(|now| {
             let changed = *now != ids;
             *now = ids;
             changed
         });
-        self.barred.send_if_modified(|now| {
-            let changed = **now != barred;
-            *now = Arc::new(barred);
+        self.lives.send_if_modified(|now| {
+            let changed = **now != lives;
+            *now = Arc::new(lives);
             changed
         });
         self.moved.send_modify(|times| *times += 1);

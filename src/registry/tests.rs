@@ -115,6 +115,34 @@ fn a_polled_device_is_what_its_driver_says() {
 }
 
 #[test]
+fn a_device_that_may_not_talk_is_offline_until_it_is_heard_after_that() {
+    for protocol in [Protocol::Mqtt, Protocol::Coap, Protocol::Modbus] {
+        let mut book = Book::new(Settings::default(), Vec::new());
+        book.sync(vec![configured("a", protocol, None)], None, at(0.0));
+        book.live(&id("a"), Lifecycle::Suspended, json!("gateway"), at(0.1));
+        book.judge(at(0.1));
+        assert_eq!(presence(&book, "a"), Presence::NeverSeen, "{protocol:?}");
+        book.live(&id("a"), Lifecycle::Active, json!("gateway"), at(0.2));
+        book.connected(&id("a"), protocol, at(1.0).at, at(1.0));
+        assert_eq!(presence(&book, "a"), Presence::Online, "{protocol:?}");
+        for (word, life) in [("suspended", Lifecycle::Suspended), ("quarantined", Lifecycle::Quarantined)] {
+            book.live(&id("a"), life, json!("gateway"), at(2.0));
+            book.judge(at(2.0));
+            let device = &book.get(&id("a")).expect("known").device;
+            assert_eq!((device.presence, device.reason.as_deref()), (Presence::Offline, Some(word)), "{protocol:?}");
+        }
+        // A reading that was under way is no sign of life of what comes after.
+        book.heard(&id("a"), protocol, at(2.5).at, at(2.5));
+        book.live(&id("a"), Lifecycle::Active, json!("gateway"), at(3.0));
+        book.judge(at(3.0));
+        let device = &book.get(&id("a")).expect("known").device;
+        assert_eq!(device.reason.as_deref(), Some("not heard since it became active"), "{protocol:?}");
+        book.heard(&id("a"), protocol, at(4.0).at, at(4.0));
+        assert_eq!(presence(&book, "a"), Presence::Online, "{protocol:?}");
+    }
+}
+
+#[test]
 fn the_gateway_itself_is_there_and_tells_no_status_of_its_own() {
     let mut book = Book::new(Settings::default(), Vec::new());
     book.sync(vec![configured("gw", Protocol::Gateway, None)], None, at(0.0));
@@ -253,7 +281,8 @@ async fn the_registry_keeps_its_devices_through_a_restart() {
     assert_eq!(wrong.expect_err("active cannot become pending").code, RefusalCode::OutOfRange);
     let pump = registry.set_lifecycle(&id("pump"), Lifecycle::Suspended, technician.clone()).await.expect("suspended");
     assert_eq!(pump.lifecycle, Lifecycle::Suspended);
-    assert!(registry.barred().borrow().contains(&id("pump")));
+    let lives = registry.lives().borrow().clone();
+    assert_eq!((lives.of(&id("pump")), lives.of(&id("new"))), (Lifecycle::Suspended, Lifecycle::Active));
     assert_eq!(*registry.ids().borrow(), vec![id("meter")]);
     let labelled = registry.set_labels(&id("meter"), Vec::new(), Vec::new()).await;
     assert_eq!(labelled.expect_err("configured").code, RefusalCode::NotWritable);

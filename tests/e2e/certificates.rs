@@ -92,7 +92,7 @@ fn what_tls_refuses_is_refused_and_said() {
     let list = door.credential(&["refused"]);
     assert!(list.contains("valve-1") && list.contains("127.0.0.1") && list.contains("expired"), "{list}");
     let screen = String::from_utf8(door.gateway.cli(&["status"]).stdout).expect("UTF-8");
-    assert!(screen.contains("refused at the broker") && screen.contains("valve-1"), "{screen}");
+    assert!(screen.contains("refused at the door") && screen.contains("valve-1"), "{screen}");
     let logged = door.gateway.logged().join("\n");
     for word in ["self-signed", "expired", "not valid yet", "extended key usage", "not registered"] {
         assert!(logged.contains(word), "{word} is not in the log:\n{logged}");

@@ -178,7 +178,7 @@ fn whoever_is_not_let_in_is_listed_with_the_reason() {
     let (_, metrics) = stand.gateway.api("GET", "/v1/metrics", None);
     assert!(metrics.as_str().expect("text").contains("headgate_logins_refused_total{reason=\"connect-rate\"}"));
     let screen = String::from_utf8(stand.gateway.cli(&["status"]).stdout).expect("UTF-8");
-    assert!(screen.contains("refused at the broker"), "{screen}");
+    assert!(screen.contains("refused at the door"), "{screen}");
     // And it lets in again who waits.
     stand.gateway.eventually("a place", |_| {
         let mut stream = stand.knock();

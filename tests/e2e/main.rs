@@ -22,6 +22,7 @@ mod road;
 mod shadow_cloud;
 mod shadow_sync;
 mod shadow_vectors;
+mod silenced;
 mod site;
 mod stand_ins;
 mod storm;

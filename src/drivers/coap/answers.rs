@@ -16,6 +16,7 @@ use crate::{
     config::coap::Format,
     model::{
         command::{Door, Refusal, RefusalCode},
+        device::Lifecycle,
         ids::DeviceId,
         time::Millis,
         topic::ChildTopic,
@@ -38,6 +39,12 @@ pub enum Asked {
         block: Option<Block>,
         /// Whether what is desired of the device travels back in the answer.
         delta: bool,
+    },
+    /// From a device that may not talk; `new` where nobody has met it.
+    Barred {
+        device: DeviceId,
+        lifecycle: Lifecycle,
+        new: bool,
     },
     /// Decided already.
     Nothing(Message),
@@ -107,6 +114,7 @@ fn reported(sets: &Json) -> Json {
 pub async fn answer(asked: Asked, request: &Message, most: usize, ports: &ServerPorts) -> Message {
     match asked {
         Asked::Nothing(answer) => answer,
+        Asked::Barred { lifecycle, .. } => refuse(code::FORBIDDEN, barred(lifecycle)),
         Asked::Links => blocks::content(request, 40, links(request).as_bytes(), most),
         Asked::Stored { device, reply, block, delta } => {
             let answer = match reply.await {
@@ -123,6 +131,14 @@ pub async fn answer(asked: Asked, request: &Message, most: usize, ports: &Server
             Ok(answer) => answer,
             Err(refusal) => refused(&refusal),
         },
+    }
+}
+
+/// Short, so that it fits into the answer to a short request.
+fn barred(lifecycle: Lifecycle) -> String {
+    match lifecycle {
+        Lifecycle::Pending => "this device is pending: it waits for approval".into(),
+        lifecycle => format!("this device is {lifecycle:?}").to_lowercase(),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Plain CoAP proves nothing about its sender. The door is open to devices that the configuration names, with a token
 //! where it names one; an answer to anybody else, or to a device without a token, is at most three times its request,
-//! so that nobody can be flooded through it under a forged address.
+//! so that nobody can be flooded through it under a forged address. Whether a device may talk is asked with each request,
+//! because there is no connection that could end.
 
 use std::{
     collections::HashMap,
@@ -25,10 +26,16 @@ use super::{
     wire::{LARGEST_DATAGRAM, Message, code},
 };
 use crate::{
-    bus::{ChildEvent, ChildEvents, FetchSender, Inbound, InboundSender, UpdateAskSender},
+    bus::{
+        ChildEvent, ChildEvents, FetchSender, Inbound, InboundSender, TurnedAway, TurnedAwaySender, UpdateAskSender,
+    },
     clock,
     config::coap::Server,
-    model::{ids::DeviceId, topic::LocalTopic},
+    model::{
+        device::{Lifecycle, Lives, Protocol},
+        ids::DeviceId,
+        topic::LocalTopic,
+    },
 };
 
 /// The ends the door holds.
@@ -38,6 +45,9 @@ pub struct ServerPorts {
     pub children: ChildEvents,
     pub fetch: FetchSender,
     pub updates: UpdateAskSender,
+    /// Who may talk.
+    pub lives: watch::Receiver<Arc<Lives>>,
+    pub turned_away: TurnedAwaySender,
 }
 
 /// How much larger than its request an answer may be while its asker has proved nothing.
@@ -88,7 +98,8 @@ pub async fn run_on(
         tracing::info!(%address, "coap door open");
     }
     let (endpoint, work, mut requests) = Endpoint::on(socket, Params::default());
-    let mut door = Door { config, uploads: Uploads::default(), seen: HashMap::new() };
+    let (lives, turned_away) = (ports.lives.clone(), ports.turned_away.clone());
+    let mut door = Door { config, lives, turned_away, uploads: Uploads::default(), seen: HashMap::new() };
     let serve = async {
         let mut answering = FuturesUnordered::new();
         let mut round = Vec::new();
@@ -100,7 +111,7 @@ pub async fn run_on(
             let mut batch = Vec::new();
             for (ticket, request) in round.drain(..) {
                 let (asked, most) = door.judge(&ticket, &request, &mut batch);
-                if let Some(event) = door.sign_of_life(&asked, ticket.peer) {
+                if let Some(event) = door.event(&asked, ticket.peer) {
                     ports.children.send(event).await;
                 }
                 let (endpoint, ports) = (endpoint.clone(), ports.clone());
@@ -122,6 +133,8 @@ pub async fn run_on(
 
 struct Door {
     config: watch::Receiver<Arc<Server>>,
+    lives: watch::Receiver<Arc<Lives>>,
+    turned_away: TurnedAwaySender,
     uploads: Uploads,
     seen: HashMap<DeviceId, Instant>,
 }
@@ -154,16 +167,28 @@ impl Door {
         let named = parts.and_then(|(id, rest)| Some((DeviceId::new(id).ok()?, rest.to_owned())));
         let Some((device, rest)) = named else { return refuse(code::NOT_FOUND, "devices/{id}/telemetry") };
         let config = self.config.borrow().clone();
-        let proved = match config.unprotected.get(&device) {
-            None => false,
-            Some(None) => true,
-            Some(Some(digest)) => request.query("token").is_some_and(|token| digest.fits(&token)),
+        let (most, wrong) = match config.unprotected.get(&device) {
+            None => (small, Some(("no-credentials", "not among those that may use plain CoAP ([coap] unprotected)"))),
+            Some(None) => (small, None),
+            Some(Some(digest)) => match request.query("token") {
+                None => (small, Some(("no-credentials", "no token was given ([coap.tokens])"))),
+                Some(token) if digest.fits(&token) => (LARGEST_DATAGRAM, None),
+                Some(_) => (small, Some(("bad-credentials", "wrong token"))),
+            },
         };
-        if !proved {
+        if let Some((reason, why)) = wrong {
+            self.turn_away(device, ticket.peer, reason, why);
             return refuse(code::UNAUTHORIZED, "not allowed by plain CoAP, or a wrong token");
         }
-        let with_token = matches!(config.unprotected.get(&device), Some(Some(_)));
-        let most = if with_token { LARGEST_DATAGRAM } else { small };
+        let (lifecycle, new) = {
+            let lives = self.lives.borrow();
+            (lives.of(&device), !lives.knows(&device))
+        };
+        if !lifecycle.may_talk() {
+            let why = format!("device {device} is {lifecycle:?}");
+            self.turn_away(device.clone(), ticket.peer, "not-active", &why);
+            return (Asked::Barred { device, lifecycle, new }, most);
+        }
         let asked = match request.code() {
             code::GET => Asked::Get { device, what: rest },
             code::POST | code::PUT => match LocalTopic::parse(&path) {
@@ -189,7 +214,17 @@ impl Door {
         (asked, most)
     }
 
-    fn sign_of_life(&mut self, asked: &Asked, peer: SocketAddr) -> Option<ChildEvent> {
+    /// Whoever floods the door is not counted to the last.
+    fn turn_away(&self, device: DeviceId, address: SocketAddr, reason: &'static str, why: &str) {
+        let text = format!("CoAP: {why}");
+        let _ = self.turned_away.try_send(TurnedAway { device, address, reason, text });
+    }
+
+    /// What the other rooms learn of it: a sign of life, or that somebody new waits for approval.
+    fn event(&mut self, asked: &Asked, peer: SocketAddr) -> Option<ChildEvent> {
+        if let Asked::Barred { device, lifecycle: Lifecycle::Pending, new: true } = asked {
+            return Some(ChildEvent::Waiting { device: device.clone(), protocol: Protocol::Coap });
+        }
         let (Asked::Get { device, .. } | Asked::Stored { device, .. }) = asked else { return None };
         let (device, now, at) = (device.clone(), Instant::now(), clock::now());
         let before = self.seen.get(&device).map(|before| now.duration_since(*before));

@@ -181,17 +181,20 @@ fn by_link<'r>(running: &'r BTreeMap<Arc<str>, Running>, link: &str) -> Option<&
 fn refuse(running: &BTreeMap<Arc<str>, Running>, message: ToDriver) {
     let names: Vec<&str> = running.keys().map(|name| &**name).collect();
     let unknown = |what: String| Refusal::new(RefusalCode::UnknownDevice, what);
+    let off = |device: &dyn std::fmt::Display| {
+        format!(
+            "{device} is on no modbus bus, or may not talk (suspended, …); its bus and unit id lead to it all the same"
+        )
+    };
     match message {
-        ToDriver::Write { device, reply, .. } => {
-            drop(reply.send(Err(unknown(format!("{device} is on no modbus bus")))))
-        }
-        ToDriver::Call { device, reply, .. } => drop(reply.send(Err(unknown(format!("{device} is on no modbus bus"))))),
+        ToDriver::Write { device, reply, .. } => drop(reply.send(Err(unknown(off(&device))))),
+        ToDriver::Call { device, reply, .. } => drop(reply.send(Err(unknown(off(&device))))),
         ToDriver::Tool { request, reply, .. } => {
             let named = |key| request.get(key).filter(|name| name.is_string());
             let refusal = match (named("bus"), named("device")) {
                 _ if names.is_empty() => unknown("no modbus bus is configured".into()),
                 (Some(bus), _) => unknown(format!("there is no bus {bus}; one of {}", names.join(", "))),
-                (None, Some(device)) => unknown(format!("{device} is on no modbus bus")),
+                (None, Some(device)) => unknown(off(&device)),
                 (None, None) => {
                     let text = format!("say which bus: one of {}", names.join(", "));
                     Refusal::new(RefusalCode::PayloadInvalid, text)

@@ -182,7 +182,7 @@ pub async fn renew(
     Ok(Json(app.identity.renew(&certificate, request, proof.as_deref(), peer(&via)).await?.handout()))
 }
 
-/// Who was refused at the broker's door, and why.
+/// Who was refused at the doors, and why.
 pub async fn refused(State(app): State<App>) -> Json<Vec<Refused>> {
     Json(app.identity.refusals())
 }

@@ -9,7 +9,7 @@ export function accessPage(body) {
   const empty = h("p", { class: "empty", hidden: true }, "No credentials yet. Issue one, or hand out an enrolment code.");
   const people = h("div", { class: "grid" });
   const turnedAway = h("ul", { class: "list" });
-  const turnedAwayCard = h("section", { class: "card flush", hidden: true }, h("header", {}, h("h2", {}, "Refused at the broker")), turnedAway);
+  const turnedAwayCard = h("section", { class: "card flush", hidden: true }, h("header", {}, h("h2", {}, "Refused at the door")), turnedAway);
   const refused = (error) => { if (error) toast(`${error.message} ${error.hint ?? ""}`, "bad"); };
 
   async function load() {
