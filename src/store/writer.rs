@@ -256,6 +256,7 @@ impl Group {
             tracing::info!("the disk takes data again");
             self.health.send_replace(StoreHealth::Good);
         }
+        self.writer.log.tidy();
         let shrunk = std::mem::take(&mut self.writer.log.shrunk);
         self.database.bound_wal(&self.writer.connection, shrunk);
     }

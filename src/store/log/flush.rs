@@ -14,6 +14,8 @@ use crate::{model::record::Lane, store::StoreError};
 const ONE_PAGE: usize = 3900;
 /// A block larger than this before compression is not filled up.
 const FILL: usize = 16 << 10;
+/// A block that is nearly full is packed anew only if that makes this much room: packing costs more than a commit.
+const WORTH: usize = ONE_PAGE / 8;
 /// A block is closed at this size before compression, so that a reader unpacks little for what it wants.
 const MOST_RAW: usize = 64 << 10;
 const MOST_RECORDS: u64 = 4096;
@@ -24,15 +26,16 @@ const SNAPSHOT: u64 = 20_000;
 pub(super) struct Open {
     pub first: u64,
     packer: Packer,
-    /// Bytes of it on disk.
+    /// Bytes it has packed, and how many of them the last commit added.
     size: usize,
+    step: usize,
     /// It is in the lane's [`Growth`], up to the commit before.
     grows: bool,
 }
 
 impl Open {
     fn at(first: u64) -> Open {
-        Open { first, packer: Packer::default(), size: 0, grows: false }
+        Open { first, packer: Packer::default(), size: 0, step: 0, grows: false }
     }
 }
 
@@ -91,37 +94,53 @@ impl Tail {
         }
         let end = &mut self.lanes[lane as usize];
         let mut open = end.open.take().unwrap_or_else(|| Open::at(end.next));
+        let mut before = open.packer.raw_len();
         for pending in records {
             let full = open.packer.raw_len() >= MOST_RAW || open.packer.count >= MOST_RECORDS;
             if full {
                 let whole = open.packer.pack(&mut self.press).map_err(unpacked)?;
                 self.put(connection, lane, &open, &whole)?;
                 open = Open::at(self.lanes[lane as usize].next);
+                before = 0;
             }
             open.packer.add(pending.seq, pending.untrusted, &pending.record);
             self.lanes[lane as usize].next += 1;
         }
-        let mut step = ONE_PAGE;
-        if open.packer.raw_len() < FILL {
-            let before = open.size;
-            let grown = self.grow(lane, &mut open).map_err(unpacked)?;
-            if grown.len() <= ONE_PAGE {
-                open.size = grown.len();
-                self.put(connection, lane, &open, &grown)?;
-                self.lanes[lane as usize].open = Some(open);
-                return Ok(());
-            }
-            step = grown.len() - before;
+        let raw = open.packer.raw_len();
+        let size = open.size;
+        let mut packed = Vec::new();
+        if before.max(raw - before) < FILL {
+            packed = self.grow(lane, &mut open).map_err(unpacked)?;
         }
-        let whole = open.packer.pack(&mut self.press).map_err(unpacked)?;
-        self.put(connection, lane, &open, &whole)?;
-        // As much again shall fit.
-        if whole.len() + step <= ONE_PAGE {
-            open.size = whole.len();
+        if packed.is_empty() || packed.len() > ONE_PAGE {
+            packed = open.packer.pack(&mut self.press).map_err(unpacked)?;
             open.grows = false;
+        }
+        self.put(connection, lane, &open, &packed)?;
+        open.size = packed.len();
+        open.step = packed.len().saturating_sub(size);
+        if raw < FILL && packed.len() <= ONE_PAGE {
             self.lanes[lane as usize].open = Some(open);
         }
         Ok(())
+    }
+
+    /// Open blocks into which another commit like the last would not fit are packed anew, or closed. To be called while
+    /// nobody waits: the next commit writes what is packed here.
+    pub(in crate::store) fn tidy(&mut self) {
+        for lane in Lane::ALL {
+            let over = |open: &Open| (open.size + open.step).saturating_sub(ONE_PAGE);
+            let Some(mut open) = self.lanes[lane as usize].open.take_if(|open| over(open) > 0) else { continue };
+            let keep = if open.size == open.step {
+                // Packed at one go already; with as much again, packed as a whole, it takes an eighth less.
+                open.size + open.step <= ONE_PAGE + ONE_PAGE / 7
+            } else {
+                open.grows = false;
+                open.size = self.grow(lane, &mut open).map_or(ONE_PAGE, |packed| packed.len());
+                open.size + open.step.max(WORTH) <= ONE_PAGE
+            };
+            self.lanes[lane as usize].open = keep.then_some(open);
+        }
     }
 
     /// The block with what is new in it.
@@ -170,4 +189,55 @@ impl Tail {
 
 fn unpacked(error: std::io::Error) -> StoreError {
     StoreError::Unavailable(format!("zstd: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        model::{
+            ids::DeviceId,
+            record::{Kind, Lane, NewRecord},
+            time::Millis,
+        },
+        store::{Store, open::PAGE},
+    };
+
+    /// Eight values of which nobody knows the last four digits before.
+    fn reading(n: u64) -> NewRecord {
+        let values: Vec<String> = (0..8u64)
+            .map(|k| {
+                (n * 8 + k + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+            })
+            .map(|x| format!("\"voltage_{}\":{}", x % 3, 220.0 + ((x >> 20) % 10_000) as f64 / 100.0))
+            .collect();
+        NewRecord {
+            device: DeviceId::new(&format!("meter-{}", n % 20)).expect("id"),
+            kind: Kind::Telemetry,
+            name: None,
+            ts: Millis(1_760_000_000_000 + n as i64 * 50),
+            body: format!("{{\"values\":{{{}}}}}", values.join(",")).into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn however_few_come_at_a_time_they_share_pages_well() {
+        for batch in [1, 7, 10, 30, 50] {
+            let folder = tempfile::tempdir().expect("folder");
+            let (store, _thread) = Store::open(folder.path()).expect("open");
+            let readings: Vec<NewRecord> = (0..400).map(reading).collect();
+            for batch in readings.chunks(batch) {
+                store.append(batch.to_vec()).await.expect("stored");
+            }
+            let sizes = store.read(|connection| {
+                let mut statement = connection.prepare("SELECT length(data) FROM log_telemetry")?;
+                let sizes = statement.query_map([], |row| row.get(0))?;
+                Ok(sizes.collect::<Result<Vec<usize>, _>>()?)
+            });
+            let sizes = sizes.await.expect("read");
+            let pages = sizes.iter().all(|size| *size <= PAGE as usize - 100) && sizes.len() <= 5;
+            assert!(pages, "{batch} at a time: {sizes:?}");
+            let read = store.read_after(Lane::Telemetry, 0, 1000, usize::MAX).await.expect("read");
+            assert!(read.into_iter().map(|record| record.record).eq(readings));
+        }
+    }
 }
