@@ -22,6 +22,8 @@ pub struct Mischief {
     pub shuffle: bool,
     /// Every so-manieth request is not heard.
     pub deaf_to: Option<u64>,
+    /// The next request of this kind is not heard.
+    pub deaf_to_next: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +176,9 @@ impl State {
         };
         self.asked.push(Asked { thing: thing.to_owned(), operation: operation.to_owned(), at: Instant::now() });
         if self.mischief.deaf_to.is_some_and(|every| (self.asked.len() as u64).is_multiple_of(every)) {
+            return None;
+        }
+        if self.mischief.deaf_to_next.take_if(|kind| *kind == operation).is_some() {
             return None;
         }
         let body: Json = serde_json::from_slice(payload).unwrap_or(Json::Null);

@@ -136,6 +136,22 @@ impl Decision {
         }
     }
 
+    /// What is to be sent was sent before, and its answer was not heard.
+    fn is_repeated(&self, standing: &Standing) -> bool {
+        let sent = standing.synced.as_ref().and_then(|synced| synced.sent.as_ref());
+        match (sent, &self.plan.merged) {
+            (Some((Some(sent), _)), Some(merged)) => Sections::from(sent).same(merged),
+            (Some((None, _)), None) => true,
+            _ => false,
+        }
+    }
+
+    /// A deletion that was sent has happened, though its answer was not heard.
+    fn deleted(&self, standing: &Standing, news: Option<&News>) -> bool {
+        let sent = standing.synced.as_ref().and_then(|synced| synced.sent.as_ref());
+        matches!((sent, news), (Some((None, _)), Some(News::Whole(None))))
+    }
+
     fn request(&self, version: u64) -> Option<Request> {
         let bytes = self.plan.merged.as_ref().map_or(0, Sections::bytes) as u64;
         match self.plan.there.clone()? {
@@ -197,6 +213,9 @@ impl Hands {
             if standing.synced.as_ref() != Some(&synced) {
                 self.store.set_synced(self.cloud, device, name, synced).await.map_err(|e| e.to_string())?;
             }
+            if decision.deleted(&standing, news.as_ref()) {
+                self.note(key, local_version, Note::DeletedInCloud).await;
+            }
             let known = standing.synced.as_ref().and_then(|synced| synced.refused.as_ref());
             if let Some(refused) = kept_out.as_ref().filter(|refused| known != Some(refused)) {
                 tracing::warn!(%device, shadow = name, reason = refused.reason, "what the cloud holds does not fit here");
@@ -204,7 +223,8 @@ impl Hands {
             }
             match decision.survived(&standing) {
                 Some(side) => self.note(key, local_version, Note::Survived(side)).await,
-                None => self.note_conflicts(key, local_version, &decision.plan.conflicts, request.as_ref()).await,
+                None if decision.is_repeated(&standing) => {}
+                None => self.note_conflicts(key, local_version, &decision.plan.conflicts).await,
             }
             return Ok(match request {
                 Some(request) => Looked::Send(request),
@@ -237,17 +257,14 @@ impl Hands {
         }
     }
 
-    /// The history tells what was overruled, and what was taken away there.
-    async fn note_conflicts(&self, key: &Key, version: u64, conflicts: &[Conflict], sends: Option<&Request>) {
+    /// The history tells what was overruled.
+    async fn note_conflicts(&self, key: &Key, version: u64, conflicts: &[Conflict]) {
         let mut notes = Vec::new();
         for conflict in conflicts.iter().filter(|conflict| conflict.winner == Side::Here) {
             notes.push((conflict.path.clone(), conflict.lost.clone(), conflict.won.clone()));
         }
         if !notes.is_empty() {
             self.note(key, version, Note::Overruled(notes)).await;
-        }
-        if matches!(sends, Some(Request::Delete)) {
-            self.note(key, version, Note::DeletedInCloud).await;
         }
     }
 
@@ -276,7 +293,9 @@ impl Hands {
                 // Made again here meanwhile: that is another change.
                 let local_version = if standing.local.is_none() { standing.version } else { 0 };
                 let gone = Synced { local_version, cloud_version: version, ..Synced::default() };
-                self.store.set_synced(self.cloud, device, name, gone).await
+                self.store.set_synced(self.cloud, device, name, gone).await?;
+                self.note(key, standing.version, Note::DeletedInCloud).await;
+                Ok(())
             }
             Settle::Refuse(refused) => {
                 tracing::error!(%device, shadow = name, reason = refused.reason, "the cloud refuses this shadow");
