@@ -34,12 +34,43 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty() && self.records.is_empty() && self.events.is_empty()
     }
+
+    /// What is to be written of one device, if anything is.
+    fn add(&mut self, entry: &mut Entry, seen: usize, now: Now) {
+        let status = entry.status_due(now);
+        let seen = entry.seen_dirty && self.devices.len() < seen;
+        if !(entry.dirty || status.is_some() || !entry.events.is_empty() || seen) {
+            return;
+        }
+        let id = &entry.device.id;
+        entry.dirty = false;
+        entry.seen_dirty = false;
+        self.devices.push(entry.device.clone());
+        let events = std::mem::take(&mut entry.events);
+        self.records.extend(events.iter().map(|(ts, body)| record(id, Kind::Event, *ts, body)));
+        let before = entry.told;
+        if let Some(online) = status {
+            let since = entry.device.presence_since.unwrap_or(now.at);
+            let mut body = json!({"state": if online { "online" } else { "offline" }, "since": since});
+            if let (false, Some(reason)) = (online, &entry.device.reason) {
+                body["reason"] = json!(reason);
+            }
+            self.records.push(record(id, Kind::Status, now.at, &body));
+            entry.told = Some(online);
+        }
+        self.owed.push((id.clone(), before, events));
+    }
 }
 
 #[derive(Debug)]
 pub struct Book {
     settings: Settings,
+    beat: Duration,
     entries: BTreeMap<DeviceId, Entry>,
+    /// Who was heard or changed since something was taken; with `all`, time went by for everyone. Of thousands of
+    /// devices a sign of life concerns one.
+    touched: Vec<DeviceId>,
+    all: bool,
     tell: Vec<Event>,
     /// The set of devices, a lifecycle or a firmware changed since this was last looked at.
     pub reshaped: bool,
@@ -48,7 +79,8 @@ pub struct Book {
 impl Book {
     pub fn new(settings: Settings, devices: Vec<Device>) -> Self {
         let entries = devices.into_iter().map(|device| (device.id.clone(), Entry::new(device, None))).collect();
-        Self { settings, entries, tell: Vec::new(), reshaped: true }
+        let beat = beat(settings.interval);
+        Self { settings, beat, entries, touched: Vec::new(), all: true, tell: Vec::new(), reshaped: true }
     }
 
     pub fn devices(&self) -> impl Iterator<Item = &Entry> {
@@ -66,9 +98,7 @@ impl Book {
 
     /// How often silence should be looked at, so that the shortest interval is judged in time.
     pub fn beat(&self) -> Duration {
-        let intervals = self.entries.values().filter_map(|e| e.interval).chain(self.settings.interval);
-        let shortest = intervals.min().unwrap_or(Duration::from_secs(4));
-        (shortest / 4).clamp(Duration::from_millis(50), Duration::from_secs(1))
+        self.beat
     }
 
     /// The configuration as it is now: new devices appear as active (whoever wrote them approved them), others lose
@@ -97,6 +127,7 @@ impl Book {
                 entry.live(Lifecycle::Active, json!("gateway"), now, &mut self.tell);
             }
         }
+        self.beat = beat(self.entries.values().filter_map(|entry| entry.interval).chain(self.settings.interval).min());
         self.reshaped = true;
         self.judge(now);
     }
@@ -114,10 +145,7 @@ impl Book {
         }
         entry.unreachable = None;
         entry.hear(at, now);
-        let settings = self.settings.clone();
-        if let Some(entry) = self.entries.get_mut(id) {
-            entry.judge(&settings, now, &mut self.tell);
-        }
+        self.with(id, now, |_| ());
     }
 
     pub fn connected(&mut self, id: &DeviceId, protocol: Protocol, at: Millis, now: Now) {
@@ -170,10 +198,11 @@ impl Book {
 
     /// Moves a device through its life; the law of [`Lifecycle::may_become`] has been asked already.
     pub fn live(&mut self, id: &DeviceId, next: Lifecycle, by: Json, now: Now) {
-        let tell = &mut self.tell;
-        if let Some(entry) = self.entries.get_mut(id) {
+        let Self { entries, touched, reshaped, tell, .. } = self;
+        if let Some(entry) = entries.get_mut(id) {
             entry.live(next, by, now, tell);
-            self.reshaped = true;
+            touched.push(id.clone());
+            *reshaped = true;
         }
     }
 
@@ -186,35 +215,25 @@ impl Book {
 
     /// Looks at every silence.
     pub fn judge(&mut self, now: Now) {
+        self.all = true;
         for entry in self.entries.values_mut() {
             entry.judge(&self.settings, now, &mut self.tell);
         }
     }
 
-    /// What is to be written; with `seen`, also the times at which devices were last seen.
-    pub fn take(&mut self, seen: bool, now: Now) -> Batch {
-        let mut batch = Batch { events: std::mem::take(&mut self.tell), ..Batch::default() };
-        for (id, entry) in &mut self.entries {
-            let status = entry.status_due(now);
-            if !(entry.dirty || status.is_some() || !entry.events.is_empty() || (seen && entry.seen_dirty)) {
-                continue;
+    /// What is to be written; also the times at which devices were last seen, of no more than `seen` devices.
+    pub fn take(&mut self, seen: usize, now: Now) -> Batch {
+        let Self { entries, touched, all, tell, .. } = self;
+        let mut batch = Batch { events: std::mem::take(tell), ..Batch::default() };
+        let touched = std::mem::take(touched);
+        if std::mem::take(all) || seen > 0 {
+            entries.values_mut().for_each(|entry| batch.add(entry, seen, now));
+            return batch;
+        }
+        for id in touched {
+            if let Some(entry) = entries.get_mut(&id) {
+                batch.add(entry, 0, now);
             }
-            entry.dirty = false;
-            entry.seen_dirty = false;
-            batch.devices.push(entry.device.clone());
-            let events = std::mem::take(&mut entry.events);
-            batch.records.extend(events.iter().map(|(ts, body)| record(id, Kind::Event, *ts, body)));
-            let before = entry.told;
-            if let Some(online) = status {
-                let since = entry.device.presence_since.unwrap_or(now.at);
-                let mut body = json!({"state": if online { "online" } else { "offline" }, "since": since});
-                if let (false, Some(reason)) = (online, &entry.device.reason) {
-                    body["reason"] = json!(reason);
-                }
-                batch.records.push(record(id, Kind::Status, now.at, &body));
-                entry.told = Some(online);
-            }
-            batch.owed.push((id.clone(), before, events));
         }
         batch
     }
@@ -223,6 +242,7 @@ impl Book {
     pub fn not_written(&mut self, batch: Batch) {
         for (id, told, mut events) in batch.owed {
             if let Some(entry) = self.entries.get_mut(&id) {
+                self.touched.push(id);
                 entry.dirty = true;
                 entry.told = told;
                 events.append(&mut entry.events);
@@ -233,13 +253,14 @@ impl Book {
     }
 
     fn entry(&mut self, id: &DeviceId, protocol: Protocol, kind: &str, life: Lifecycle, now: Now) -> &mut Entry {
-        let Self { entries, tell, reshaped, .. } = self;
+        let Self { entries, tell, reshaped, touched, .. } = self;
         entries.entry(id.clone()).or_insert_with(|| {
             let mut device = unseen(id.clone(), protocol, Arc::from(kind));
             device.lifecycle = Lifecycle::Discovered;
             let mut entry = Entry::new(device, Some(()));
             entry.dirty = true;
             entry.live(life, json!("gateway"), now, tell);
+            touched.push(id.clone());
             *reshaped = true;
             entry
         })
@@ -251,8 +272,13 @@ impl Book {
         {
             change(entry);
             entry.judge(&self.settings, now, &mut self.tell);
+            self.touched.push(id.clone());
         }
     }
+}
+
+fn beat(shortest_interval: Option<Duration>) -> Duration {
+    (shortest_interval.unwrap_or(Duration::MAX) / 4).clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
 fn unseen(id: DeviceId, protocol: Protocol, kind: Arc<str>) -> Device {

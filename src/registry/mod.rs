@@ -78,7 +78,7 @@ pub async fn start(settings: Settings, ports: Ports, tasks: &Tasks) -> Result<Re
     tasks.spawn("registry", async move {
         task.run(stop, inbox, children, signs).await;
         // Children that go because the gateway goes are not offline: only what was known before is written.
-        task.write(true).await;
+        task.write(usize::MAX).await;
     });
     Ok(Registry { requests, ids, lives, moved })
 }

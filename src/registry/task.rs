@@ -27,6 +27,8 @@ use crate::{
 
 /// The time a device was last seen is written this often at most: flash wears.
 const WRITE_SEEN: Duration = Duration::from_secs(60);
+/// So many of these times in one transaction: with thousands of devices others would wait for it.
+const SEEN_AT_ONCE: usize = 500;
 /// Signs folded in before the changes they made are written together.
 const BATCH: usize = 256;
 
@@ -66,6 +68,7 @@ impl Task {
         let (mut some_children, mut some_signs) = (Vec::new(), Vec::new());
         let mut beat = self.beat();
         loop {
+            let mut seen = 0;
             tokio::select! {
                 () = stop.cancelled() => return,
                 request = inbox.recv() => match request {
@@ -80,12 +83,14 @@ impl Task {
                     tracing::trace!(n, "signs of life");
                     some_signs.drain(..).for_each(|sign| self.sign(sign));
                 }
-                _ = beat.tick() => self.book.judge(self.now()),
+                _ = beat.tick() => {
+                    self.book.judge(self.now());
+                    seen = if self.seen_written.elapsed() >= WRITE_SEEN { SEEN_AT_ONCE } else { 0 };
+                }
             }
             if beat.period() != self.book.beat() {
                 beat = self.beat();
             }
-            let seen = self.seen_written.elapsed() >= WRITE_SEEN;
             self.write(seen).await;
         }
     }
@@ -145,7 +150,7 @@ impl Task {
             }
             Request::Sync(configured, settings, reply) => {
                 self.book.sync(configured, settings, self.now());
-                self.write(false).await;
+                self.write(0).await;
                 let _ = reply.send(());
             }
         }
@@ -178,22 +183,23 @@ impl Task {
 
     /// Writes; where the disk refuses, the change stands in memory, is tried again, and its sender is told so.
     async fn finish(&mut self, id: &DeviceId) -> Result<Device, Refusal> {
-        match self.write(false).await {
+        match self.write(0).await {
             None => self.book.get(id).map(|e| e.device.clone()).ok_or_else(|| unknown(id)),
             Some(error) => Err(refused(&error)),
         }
     }
 
-    pub(super) async fn write(&mut self, seen: bool) -> Option<StoreError> {
+    /// Writes what changed, and of no more than `seen` devices when they were last seen.
+    pub(super) async fn write(&mut self, seen: usize) -> Option<StoreError> {
         if std::mem::take(&mut self.book.reshaped) {
             self.reshape();
         }
         let mut batch = self.book.take(seen, self.now());
+        if batch.devices.len() < seen {
+            self.seen_written = Instant::now();
+        }
         if batch.is_empty() {
             return None;
-        }
-        if seen {
-            self.seen_written = Instant::now();
         }
         for event in batch.events.drain(..) {
             self.events.tell(event);

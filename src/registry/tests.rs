@@ -1,12 +1,17 @@
 //! The registry: laws of the book, and the task over a real store.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use tokio::sync::mpsc;
 
-use super::{Configured, Ports, book::Book, entry::Now, start};
+use super::{
+    Configured, Ports,
+    book::{Batch, Book},
+    entry::Now,
+    start,
+};
 use crate::{
     bus::{ChildEvent, Events, Sign},
     config::presence::Presence as Settings,
@@ -48,7 +53,7 @@ fn presence(book: &Book, name: &str) -> Presence {
 
 /// The status bodies and event bodies that the book wants written.
 fn taken(book: &mut Book, now: Now) -> Vec<(Kind, Json)> {
-    let batch = book.take(false, now);
+    let batch = book.take(0, now);
     batch.records.iter().map(|r| (r.kind, serde_json::from_slice(&r.body).expect("json"))).collect()
 }
 
@@ -63,7 +68,7 @@ fn silence_makes_a_device_late_and_then_offline() {
     assert_eq!(presence(&book, "a"), Presence::Online);
     book.judge(at(16.1));
     assert_eq!(presence(&book, "a"), Presence::Late);
-    book.take(false, at(16.2));
+    book.take(0, at(16.2));
     book.judge(at(31.1));
     assert_eq!(presence(&book, "a"), Presence::Offline);
     let told = taken(&mut book, at(31.2));
@@ -197,54 +202,58 @@ fn a_flapping_child_is_one_event_and_its_last_state() {
 fn what_did_not_reach_the_disk_is_owed_again() {
     let mut book = Book::new(Settings::default(), Vec::new());
     book.connected(&id("a"), Protocol::Mqtt, at(0.0).at, at(0.0));
-    let batch = book.take(false, at(0.0));
+    let batch = book.take(0, at(0.0));
     let records = batch.records.clone();
     assert!(!records.is_empty());
     book.not_written(batch);
-    assert_eq!(book.take(false, at(0.0)).records, records);
-    assert!(book.take(false, at(0.0)).devices.is_empty());
+    assert_eq!(book.take(0, at(0.0)).records, records);
+    assert!(book.take(0, at(0.0)).devices.is_empty());
 }
 
 proptest! {
-    /// Whatever happens, the cloud ends up knowing the state that holds, and is never told the same state twice.
+    /// Whatever happens, the cloud ends up knowing the state that holds of each device, and is never told the same twice.
     #[test]
-    fn the_last_status_told_is_the_presence_that_holds(steps in prop::collection::vec((0u8..4, 1u64..30, any::<bool>()), 1..80)) {
+    fn the_last_status_told_is_the_presence_that_holds(steps in prop::collection::vec((0u8..4, any::<bool>(), 1u64..30, any::<bool>()), 1..80)) {
         let mut book = Book::new(Settings::default(), Vec::new());
-        book.sync(vec![configured("a", Protocol::Mqtt, Some(10))], None, at(0.0));
-        let (mut clock, mut said) = (0.0, None);
-        for (what, wait, disk) in steps {
+        book.sync(["a", "b"].map(|name| configured(name, Protocol::Mqtt, Some(10))).into(), None, at(0.0));
+        let (mut clock, mut said) = (0.0, BTreeMap::new());
+        let mut hear = |batch: &Batch| {
+            for record in batch.records.iter().filter(|r| r.kind == Kind::Status) {
+                let body: Json = serde_json::from_slice(&record.body).expect("json");
+                let state = body["state"].as_str().expect("a state").to_owned();
+                prop_assert_ne!(said.get(&record.device), Some(&state));
+                said.insert(record.device.clone(), state);
+            }
+            Ok(())
+        };
+        for (what, first, wait, disk) in steps {
+            let device = id(if first { "a" } else { "b" });
             clock += wait as f64;
             let now = at(clock);
             match what {
-                0 => book.connected(&id("a"), Protocol::Mqtt, now.at, now),
-                1 => book.disconnected(&id("a"), "gone".into(), now),
-                2 => book.reachable(&id("a"), false, None, now.at, now),
+                0 => book.connected(&device, Protocol::Mqtt, now.at, now),
+                1 => book.disconnected(&device, "gone".into(), now),
+                2 => book.reachable(&device, false, None, now.at, now),
                 _ => book.judge(now),
             }
-            let batch = book.take(false, now);
+            let batch = book.take(0, now);
             if !disk {
                 book.not_written(batch);
                 continue;
             }
-            for record in batch.records.iter().filter(|r| r.kind == Kind::Status) {
-                let body: Json = serde_json::from_slice(&record.body).expect("json");
-                let state = body["state"].as_str().map(str::to_owned);
-                prop_assert_ne!(&said, &state);
-                said = state;
-            }
+            hear(&batch)?;
         }
         book.judge(at(clock + 1000.0));
         let now = at(clock + 1100.0);
         book.judge(now);
-        for (kind, body) in taken(&mut book, now) {
-            if kind == Kind::Status {
-                said = body["state"].as_str().map(str::to_owned);
+        hear(&book.take(0, now))?;
+        for name in ["a", "b"] {
+            let said = said.get(&id(name)).map(String::as_str);
+            match presence(&book, name) {
+                Presence::NeverSeen => prop_assert_eq!(said, None),
+                Presence::Offline => prop_assert_eq!(said, Some("offline")),
+                _ => prop_assert_eq!(said, Some("online")),
             }
-        }
-        match presence(&book, "a") {
-            Presence::NeverSeen => prop_assert_eq!(said, None),
-            Presence::Offline => prop_assert_eq!(said.as_deref(), Some("offline")),
-            _ => prop_assert_eq!(said.as_deref(), Some("online")),
         }
     }
 }
