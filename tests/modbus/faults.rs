@@ -219,6 +219,35 @@ async fn where_a_question_was_asked_twice_its_second_reply_is_not_taken_for_the_
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quick_unit_that_is_late_once_spoils_no_other_value() {
+    let tasks = Tasks::new();
+    let simulator = Modbus::rtu_pty(&tasks, None, [(1, Unit::holding(&[0, 1, 2, 3]))]).expect("a simulator");
+    let mut text = "timeout = \"2s\"\n[[device]]\nid = \"u\"\nunit = 1\n".to_owned();
+    for n in 0..4 {
+        // Each register has an interval of its own: nothing orders their questions.
+        let interval = 10 + n;
+        let point = format!("name = \"r{n}\"\naddress = {n}\ninterval = \"{interval}ms\"\nnever_merge = true\n");
+        text += &format!("[[device.register]]\n{point}");
+    }
+    let mut rig = Rig::start(rtu_bus(simulator.path(), 115_200, &text));
+    for round in 0..8 {
+        // Quick for long enough that its first silence is not waited out, then late within its timeout.
+        let mut good = 0;
+        while good < 60 {
+            for sample in rig.reading("u").await.samples.iter().filter(|s| s.quality.is_good()) {
+                let number: f64 = sample.name[1..].parse().expect("a number");
+                assert_eq!(sample.value.as_ref().and_then(|v| v.as_f64()), Some(number), "round {round}");
+                good += 1;
+            }
+        }
+        let delay = Duration::from_millis(250 + 50 * round);
+        simulator.faults.set(1, Fault { delay, ..Fault::default() });
+        sleep(Duration::from_millis(30)).await;
+        simulator.faults.heal();
+    }
+}
+
 #[tokio::test]
 async fn exceptions_are_not_timeouts_and_leave_the_connection_alone() {
     let tasks = Tasks::new();

@@ -1,12 +1,15 @@
 //! One open connection: requests out, their answers in, deadlines kept. Waits for one answer at a time; where frames
 //! carry transaction ids, requests that will be wanted next may be on their way already. No policy.
 
+mod owed;
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use self::owed::{Owed, longest};
 use super::{
     frame::{self, Frame, Side, Step},
     pdu::{LONGEST, Request},
@@ -59,17 +62,6 @@ struct Ahead {
     void: bool,
 }
 
-/// A reply that was given up and may still come, on a wire that cannot tell it from the next one's.
-#[derive(Debug)]
-struct Owed {
-    unit: u8,
-    request: Request,
-    asked: Instant,
-    until: Instant,
-    /// The same question was asked again, and answered by whichever of its replies came first.
-    answered: bool,
-}
-
 #[derive(Debug)]
 pub struct Wire {
     port: Port,
@@ -77,6 +69,8 @@ pub struct Wire {
     gap: Duration,
     turnaround: Duration,
     any_transaction: bool,
+    /// How long a unit may take at most, whatever a question waits.
+    longest: Duration,
     transaction: u16,
     outgoing: BytesMut,
     ahead: Vec<Ahead>,
@@ -99,6 +93,7 @@ impl Wire {
             gap: bus.gap,
             turnaround: bus.turnaround,
             any_transaction: bus.any_transaction,
+            longest: longest(bus),
             transaction: 0,
             outgoing: BytesMut::with_capacity(512),
             ahead: Vec::new(),
@@ -113,6 +108,7 @@ impl Wire {
     /// Takes over pauses and tolerances that changed while the wire itself did not.
     pub fn adopt(&mut self, bus: &Bus) {
         (self.gap, self.turnaround, self.any_transaction) = (bus.gap, bus.turnaround, bus.any_transaction);
+        self.longest = longest(bus);
     }
 
     /// Sends a request and waits for its answer; one that was sent ahead is only waited for. `timeout` runs from the
@@ -151,40 +147,10 @@ impl Wire {
         self.unsettled = result.is_err();
         match &result {
             Err(WireError::Timeout(_)) if !self.tells_apart() => self.owe(unit, request, sent, timeout),
-            Ok(answer) => {
-                let recent = |owed: &Owed| !owed.answered && answer.came < owed.until + timeout;
-                if let Some(owed) = self.owed.iter_mut().find(|owed| owed.unit == unit && recent(owed)) {
-                    // A unit that hung answers what has piled up: the second reply takes no longer than the first.
-                    (owed.until, owed.answered) = (answer.came + (answer.came - owed.asked), true);
-                }
-            }
+            Ok(answer) => self.still_owed(unit, answer.came, timeout),
             Err(_) => {}
         }
         result
-    }
-
-    fn owe(&mut self, unit: u8, request: &Request, asked: Instant, timeout: Duration) {
-        let now = Instant::now();
-        self.owed.retain(|owed| owed.unit != unit && owed.until > now);
-        self.owed.push(Owed { unit, request: request.clone(), asked, until: now + timeout, answered: false });
-    }
-
-    /// Before another question to a unit that was late: its reply to the first would pass for the reply to this one. The
-    /// same question again needs no wait, whichever of its replies comes first; but then the second one is still owed.
-    async fn await_owed(&mut self, unit: u8, request: &Request) -> Result<(), WireError> {
-        let other = |owed: &Owed| owed.unit == unit && owed.request != *request;
-        let Some(place) = self.owed.iter().position(other) else { return Ok(()) };
-        let owed = self.owed.swap_remove(place);
-        while self.port.incoming.is_empty() {
-            match timeout_at(owed.until, self.port.read()).await {
-                Ok(read) => read?,
-                Err(_) => return Ok(()),
-            }
-        }
-        self.strays += 1;
-        self.trace_raw(unit, "late");
-        self.port.drain().await;
-        Ok(())
     }
 
     /// Whether requests may be sent before their turn: replies are told apart by their transaction ids.

@@ -111,7 +111,7 @@ async fn revoking_acts_at_once_and_is_told() {
     let other = home.identity.authenticate(login("meter-1", second.expose())).await.expect("admitted");
     let mut revoked = home.identity.revoked();
     home.identity.revoke(&credential.0, "stolen", "technician:anna").await.expect("revoke");
-    let told = tokio::time::timeout(Duration::from_secs(1), revoked.recv()).await.expect("in time").expect("told");
+    let told = tokio::time::timeout(Duration::from_secs(10), revoked.recv()).await.expect("in time").expect("told");
     assert_eq!(told, id("meter-1"));
     assert!(!home.identity.still_stands(&live));
     assert!(home.identity.still_stands(&other), "a session with another credential goes on");
@@ -146,12 +146,14 @@ async fn a_password_is_hashed_once_and_guessing_it_is_slowed() {
     let password = "three grey herons";
     let chosen = Issue::Password(Secret::new(password));
     home.identity.issue(&id("panel"), chosen, "cli").await.expect("issue");
+    let first = Instant::now();
     home.identity.authenticate(login("panel", password)).await.expect("first login");
+    let first = first.elapsed();
     let again = Instant::now();
     for _ in 0..50 {
         home.identity.authenticate(login("panel", password)).await.expect("comes back");
     }
-    assert!(again.elapsed() < Duration::from_secs(5), "50 returns took {:?}", again.elapsed());
+    assert!(again.elapsed() < first * 25, "50 returns took {:?}, the first login {first:?}", again.elapsed());
 
     let weak = Issue::Password(Secret::new("password1234"));
     assert!(matches!(home.identity.issue(&id("panel"), weak, "cli").await, Err(IdentityError::Password(_))));
