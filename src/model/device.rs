@@ -57,22 +57,20 @@ impl Lifecycle {
 /// Where every device stands in its life: for whoever asks with each message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lives {
-    known: HashMap<DeviceId, Lifecycle>,
+    /// Those that stand elsewhere than newcomers do: few, however many devices there are.
+    others: HashMap<DeviceId, Lifecycle>,
     newcomers: Lifecycle,
 }
 
 impl Lives {
     /// `newcomers` is what a device becomes that nobody has met.
-    pub fn new(known: HashMap<DeviceId, Lifecycle>, newcomers: Lifecycle) -> Self {
-        Self { known, newcomers }
+    pub fn new<'d>(known: impl IntoIterator<Item = (&'d DeviceId, Lifecycle)>, newcomers: Lifecycle) -> Self {
+        let others = known.into_iter().filter(|(_, lifecycle)| *lifecycle != newcomers);
+        Self { others: others.map(|(device, lifecycle)| (device.clone(), lifecycle)).collect(), newcomers }
     }
 
     pub fn of(&self, device: &DeviceId) -> Lifecycle {
-        self.known.get(device).copied().unwrap_or(self.newcomers)
-    }
-
-    pub fn knows(&self, device: &DeviceId) -> bool {
-        self.known.contains_key(device)
+        self.others.get(device).copied().unwrap_or(self.newcomers)
     }
 }
 

@@ -67,10 +67,8 @@ pub struct Book {
     settings: Settings,
     beat: Duration,
     entries: BTreeMap<DeviceId, Entry>,
-    /// Who was heard or changed since something was taken; with `all`, time went by for everyone. Of thousands of
-    /// devices a sign of life concerns one.
+    /// Who was heard or changed since something was taken: of thousands of devices a sign of life concerns one.
     touched: Vec<DeviceId>,
-    all: bool,
     tell: Vec<Event>,
     /// The set of devices, a lifecycle or a firmware changed since this was last looked at.
     pub reshaped: bool,
@@ -80,7 +78,7 @@ impl Book {
     pub fn new(settings: Settings, devices: Vec<Device>) -> Self {
         let entries = devices.into_iter().map(|device| (device.id.clone(), Entry::new(device, None))).collect();
         let beat = beat(settings.interval);
-        Self { settings, beat, entries, touched: Vec::new(), all: true, tell: Vec::new(), reshaped: true }
+        Self { settings, beat, entries, touched: Vec::new(), tell: Vec::new(), reshaped: true }
     }
 
     pub fn devices(&self) -> impl Iterator<Item = &Entry> {
@@ -92,8 +90,8 @@ impl Book {
     }
 
     pub fn lives(&self) -> Lives {
-        let known = self.entries.values().map(|entry| (entry.device.id.clone(), entry.device.lifecycle));
-        Lives::new(known.collect(), self.settings.admit)
+        let known = self.entries.values().map(|entry| (&entry.device.id, entry.device.lifecycle));
+        Lives::new(known, self.settings.admit)
     }
 
     /// How often silence should be looked at, so that the shortest interval is judged in time.
@@ -110,6 +108,7 @@ impl Book {
         for entry in self.entries.values_mut() {
             entry.configured = false;
             entry.interval = None;
+            entry.next_look = Duration::ZERO;
         }
         for c in configured {
             let entry = self
@@ -213,20 +212,20 @@ impl Book {
         });
     }
 
-    /// Looks at every silence.
+    /// Looks at every silence that may mean something by now.
     pub fn judge(&mut self, now: Now) {
-        self.all = true;
-        for entry in self.entries.values_mut() {
+        for (id, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.next_look <= now.since_start) {
             entry.judge(&self.settings, now, &mut self.tell);
+            self.touched.push(id.clone());
         }
     }
 
     /// What is to be written; also the times at which devices were last seen, of no more than `seen` devices.
     pub fn take(&mut self, seen: usize, now: Now) -> Batch {
-        let Self { entries, touched, all, tell, .. } = self;
+        let Self { entries, touched, tell, .. } = self;
         let mut batch = Batch { events: std::mem::take(tell), ..Batch::default() };
         let touched = std::mem::take(touched);
-        if std::mem::take(all) || seen > 0 {
+        if seen > 0 {
             entries.values_mut().for_each(|entry| batch.add(entry, seen, now));
             return batch;
         }
@@ -281,7 +280,7 @@ fn beat(shortest_interval: Option<Duration>) -> Duration {
     (shortest_interval.unwrap_or(Duration::MAX) / 4).clamp(Duration::from_millis(50), Duration::from_secs(1))
 }
 
-fn unseen(id: DeviceId, protocol: Protocol, kind: Arc<str>) -> Device {
+pub(super) fn unseen(id: DeviceId, protocol: Protocol, kind: Arc<str>) -> Device {
     Device {
         id,
         protocol,

@@ -41,6 +41,8 @@ pub struct Entry {
     back: Option<Lifecycle>,
     changes: VecDeque<Duration>,
     flapping: bool,
+    /// Before this time nothing follows from silence alone.
+    pub(super) next_look: Duration,
     /// What the cloud was told last.
     pub(super) told: Option<bool>,
     /// The row differs from the one on disk in more than the time last seen.
@@ -66,6 +68,7 @@ impl Entry {
             back: None,
             changes: VecDeque::new(),
             flapping: false,
+            next_look: Duration::ZERO,
             told,
             dirty: fresh.is_some(),
             seen_dirty: false,
@@ -86,6 +89,7 @@ impl Entry {
         if next.may_talk() && !before.may_talk() {
             (self.heard, self.unreachable, self.back) = (None, None, Some(next));
         }
+        self.next_look = Duration::ZERO;
         self.dirty = true;
         self.owe(now.at, json!({"event": "lifecycle", "from": before, "to": next, "by": by}));
         tell.push(Event::Lifecycle { device: self.device.id.clone(), lifecycle: next, at: now.at });
@@ -124,6 +128,21 @@ impl Entry {
         while self.changes.len() > 1000 {
             self.changes.pop_front();
         }
+        self.next_look = self.look_again(settings, now).unwrap_or(Duration::MAX);
+    }
+
+    /// When [`Entry::judge`] may find something else though nothing is heard.
+    fn look_again(&self, settings: &Settings, now: Now) -> Option<Duration> {
+        let interval = self.interval.or(settings.interval);
+        let silent_for = |intervals: f64| Some(self.heard? + interval?.mul_f64(intervals));
+        let offline_after = interval.map(|interval| interval.mul_f64(settings.offline_after));
+        let grace = self.heard.is_none().then(|| offline_after.unwrap_or_default().max(settings.grace));
+        let silence = [silent_for(settings.late_after), silent_for(settings.offline_after), grace];
+        let silence = silence.into_iter().flatten().filter(|at| *at >= now.since_start).min();
+        let forgotten = self.changes.front().map(|first| *first + settings.flapping_window);
+        let calm = self.changes.back().filter(|_| self.flapping).map(|last| *last + CALM);
+        let calm = calm.filter(|at| *at >= now.since_start);
+        [silence, forgotten, calm].into_iter().flatten().min()
     }
 
     fn presence(&self, settings: &Settings, now: Now) -> (Presence, Option<String>) {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,9 @@ const SEEN_AT_ONCE: usize = 500;
 /// Signs folded in before the changes they made are written together.
 const BATCH: usize = 256;
 
+/// How often it is told at most that newcomers are there: that concerns everyone who has a list of devices.
+const TELL_NEW: Duration = Duration::from_millis(250);
+
 pub(super) struct Task {
     book: Book,
     store: Store,
@@ -41,6 +44,7 @@ pub(super) struct Task {
     moved: watch::Sender<u64>,
     began: Instant,
     seen_written: Instant,
+    reshaped: Instant,
 }
 
 impl Task {
@@ -53,7 +57,7 @@ impl Task {
         moved: watch::Sender<u64>,
     ) -> Self {
         let now = Instant::now();
-        let mut task = Self { book, store, events, ids, lives, moved, began: now, seen_written: now };
+        let mut task = Self { book, store, events, ids, lives, moved, began: now, seen_written: now, reshaped: now };
         task.reshape();
         task
     }
@@ -83,6 +87,7 @@ impl Task {
                     tracing::trace!(n, "signs of life");
                     some_signs.drain(..).for_each(|sign| self.sign(sign));
                 }
+                () = sleep_until(self.reshaped + TELL_NEW), if self.book.reshaped => {}
                 _ = beat.tick() => {
                     self.book.judge(self.now());
                     seen = if self.seen_written.elapsed() >= WRITE_SEEN { SEEN_AT_ONCE } else { 0 };
@@ -150,6 +155,7 @@ impl Task {
             }
             Request::Sync(configured, settings, reply) => {
                 self.book.sync(configured, settings, self.now());
+                self.reshape();
                 self.write(0).await;
                 let _ = reply.send(());
             }
@@ -168,6 +174,7 @@ impl Task {
         }
         self.book.live(id, next, json!(by), self.now());
         self.book.judge(self.now());
+        self.reshape();
         self.finish(id).await
     }
 
@@ -191,7 +198,7 @@ impl Task {
 
     /// Writes what changed, and of no more than `seen` devices when they were last seen.
     pub(super) async fn write(&mut self, seen: usize) -> Option<StoreError> {
-        if std::mem::take(&mut self.book.reshaped) {
+        if self.book.reshaped && self.reshaped.elapsed() >= TELL_NEW {
             self.reshape();
         }
         let mut batch = self.book.take(seen, self.now());
@@ -216,7 +223,9 @@ impl Task {
         self.book.not_written(batch);
     }
 
-    pub(super) fn reshape(&mut self) {
+    /// Tells everyone which devices there are, and which of them may talk.
+    fn reshape(&mut self) {
+        (self.book.reshaped, self.reshaped) = (false, Instant::now());
         let part =
             |e: &&Entry| e.device.lifecycle.may_talk() && (e.configured || e.device.protocol != Protocol::Modbus);
         let ids: Vec<DeviceId> = self.book.devices().filter(part).map(|e| e.device.id.clone()).collect();

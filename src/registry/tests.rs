@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Configured, Ports,
-    book::{Batch, Book},
+    book::{Batch, Book, unseen},
     entry::Now,
     start,
 };
@@ -254,6 +254,37 @@ proptest! {
                 Presence::Offline => prop_assert_eq!(said, Some("offline")),
                 _ => prop_assert_eq!(said, Some("online")),
             }
+        }
+    }
+}
+
+proptest! {
+    /// Only those are looked at of whom silence may mean something by now: nothing is found later for that.
+    #[test]
+    fn nothing_is_found_later_than_by_looking_at_all(steps in prop::collection::vec((0u8..6, 1u64..25), 1..80)) {
+        let devices = || vec![configured("a", Protocol::Mqtt, Some(10)), configured("b", Protocol::Mqtt, None)];
+        let known = || devices().into_iter().map(|c| Device { presence: Presence::Online, ..unseen(c.id, c.protocol, c.kind) });
+        let (mut few, mut all) = (Book::new(Settings::default(), known().collect()), Book::new(Settings::default(), known().collect()));
+        few.sync(devices(), None, at(0.0));
+        let mut clock = 0.0;
+        for (what, wait) in steps {
+            clock += wait as f64;
+            let (device, now) = (id(if what % 2 == 0 { "a" } else { "b" }), at(clock));
+            for book in [&mut few, &mut all] {
+                match what {
+                    0 | 1 => book.connected(&device, Protocol::Mqtt, now.at, now),
+                    2 | 3 => book.disconnected(&device, "gone".into(), now),
+                    _ => {}
+                }
+            }
+            few.judge(now);
+            // Whatever the configuration says again is looked at as a whole.
+            all.sync(devices(), None, now);
+            for name in ["a", "b"] {
+                let (few, all) = (&few.get(&id(name)).expect("known").device, &all.get(&id(name)).expect("known").device);
+                prop_assert_eq!((few.presence, &few.reason), (all.presence, &all.reason), "{} at {}", name, clock);
+            }
+            prop_assert_eq!(taken(&mut few, now), taken(&mut all, now));
         }
     }
 }

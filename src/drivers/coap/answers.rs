@@ -40,11 +40,10 @@ pub enum Asked {
         /// Whether what is desired of the device travels back in the answer.
         delta: bool,
     },
-    /// From a device that may not talk; `new` where nobody has met it.
+    /// From a device that may not talk.
     Barred {
         device: DeviceId,
         lifecycle: Lifecycle,
-        new: bool,
     },
     /// Decided already.
     Nothing(Message),

@@ -6,7 +6,7 @@
 //! because there is no connection that could end.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -99,7 +99,8 @@ pub async fn run_on(
     }
     let (endpoint, work, mut requests) = Endpoint::on(socket, Params::default());
     let (lives, turned_away) = (ports.lives.clone(), ports.turned_away.clone());
-    let mut door = Door { config, lives, turned_away, uploads: Uploads::default(), seen: HashMap::new() };
+    let (uploads, seen, waiting) = (Uploads::default(), HashMap::new(), HashSet::new());
+    let mut door = Door { config, lives, turned_away, uploads, seen, waiting };
     let serve = async {
         let mut answering = FuturesUnordered::new();
         let mut round = Vec::new();
@@ -137,6 +138,8 @@ struct Door {
     turned_away: TurnedAwaySender,
     uploads: Uploads,
     seen: HashMap<DeviceId, Instant>,
+    /// Of whom it was told that they wait for approval.
+    waiting: HashSet<DeviceId>,
 }
 
 impl Door {
@@ -180,14 +183,11 @@ impl Door {
             self.turn_away(device, ticket.peer, reason, why);
             return refuse(code::UNAUTHORIZED, "not allowed by plain CoAP, or a wrong token");
         }
-        let (lifecycle, new) = {
-            let lives = self.lives.borrow();
-            (lives.of(&device), !lives.knows(&device))
-        };
+        let lifecycle = self.lives.borrow().of(&device);
         if !lifecycle.may_talk() {
             let why = format!("device {device} is {lifecycle:?}");
             self.turn_away(device.clone(), ticket.peer, "not-active", &why);
-            return (Asked::Barred { device, lifecycle, new }, most);
+            return (Asked::Barred { device, lifecycle }, most);
         }
         let asked = match request.code() {
             code::GET => Asked::Get { device, what: rest },
@@ -222,8 +222,9 @@ impl Door {
 
     /// What the other rooms learn of it: a sign of life, or that somebody new waits for approval.
     fn event(&mut self, asked: &Asked, peer: SocketAddr) -> Option<ChildEvent> {
-        if let Asked::Barred { device, lifecycle: Lifecycle::Pending, new: true } = asked {
-            return Some(ChildEvent::Waiting { device: device.clone(), protocol: Protocol::Coap });
+        if let Asked::Barred { device, lifecycle: Lifecycle::Pending } = asked {
+            let first = self.waiting.insert(device.clone());
+            return first.then(|| ChildEvent::Waiting { device: device.clone(), protocol: Protocol::Coap });
         }
         let (Asked::Get { device, .. } | Asked::Stored { device, .. }) = asked else { return None };
         let (device, now, at) = (device.clone(), Instant::now(), clock::now());
