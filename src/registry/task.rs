@@ -31,7 +31,6 @@ const WRITE_SEEN: Duration = Duration::from_secs(60);
 const SEEN_AT_ONCE: usize = 500;
 /// Signs folded in before the changes they made are written together.
 const BATCH: usize = 256;
-
 /// How often it is told at most that newcomers are there: that concerns everyone who has a list of devices.
 const TELL_NEW: Duration = Duration::from_millis(250);
 

@@ -243,7 +243,13 @@ async fn a_quick_unit_that_is_late_once_spoils_no_other_value() {
         }
         let delay = Duration::from_millis(250 + 50 * round);
         simulator.faults.set(1, Fault { delay, ..Fault::default() });
-        sleep(Duration::from_millis(30)).await;
+        let before = simulator.faults.requests_to(1);
+        let asked = async {
+            while simulator.faults.requests_to(1) == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, asked).await.expect("it is asked while it is late");
         simulator.faults.heal();
     }
 }

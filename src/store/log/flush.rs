@@ -14,7 +14,7 @@ use crate::{model::record::Lane, store::StoreError};
 const ONE_PAGE: usize = 3900;
 /// A block larger than this before compression is not filled up.
 const FILL: usize = 16 << 10;
-/// A block that is nearly full is packed anew only if that makes this much room: packing costs more than a commit.
+/// A block that was packed anew stays open only where that left this much room: packing costs more than a commit.
 const WORTH: usize = ONE_PAGE / 8;
 /// A block is closed at this size before compression, so that a reader unpacks little for what it wants.
 const MOST_RAW: usize = 64 << 10;
